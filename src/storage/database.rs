@@ -1,0 +1,355 @@
+//! One handle for both databases: connections, reads and rare multi-statement transactions.
+//! Not for ordinary writes, which go through the [`Writer`](super::Writer).
+
+use std::{path::Path, time::Duration};
+
+use sqlx::{
+    AssertSqlSafe, Connection, FromRow, Postgres, SqlSafeStr, SqlStr, Sqlite,
+    pool::PoolConnection,
+    postgres::{PgPool, PgPoolOptions, PgRow},
+    sqlite::{
+        SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow,
+        SqliteSynchronous,
+    },
+};
+
+use super::{Dialect, Param, StorageError};
+
+/// How long a connection waits for SQLite's write lock, and for a free connection of the pool.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+/// SQLite's page cache of the writing connection and of each reading one, in KiB.
+const WRITER_CACHE_KIB: u32 = 8192;
+const READER_CACHE_KIB: u32 = 2048;
+
+/// A row that can be read from either database. Tuples of `i64`, `String`, `Vec<u8>` and
+/// `Option`s of them are such rows.
+pub trait StoredRow:
+    for<'r> FromRow<'r, SqliteRow> + for<'r> FromRow<'r, PgRow> + Send + Unpin
+{
+}
+
+impl<T> StoredRow for T where
+    T: for<'r> FromRow<'r, SqliteRow> + for<'r> FromRow<'r, PgRow> + Send + Unpin
+{
+}
+
+/// Pools of connections. Clones share them.
+#[derive(Clone, Debug)]
+pub struct Database(Pools);
+
+#[derive(Clone, Debug)]
+enum Pools {
+    Sqlite { readers: SqlitePool, writer: SqlitePool },
+    Postgres(PgPool),
+}
+
+/// A transaction of several statements, rolled back when dropped. Whole-batch writes are
+/// cheaper; this is for reads and writes that depend on one another.
+pub struct WriteTransaction<'c> {
+    kind: TransactionKind<'c>,
+    /// The last stream position given out.
+    pub(super) position: i64,
+    pub(super) hooks: Vec<Box<dyn FnOnce() + Send>>,
+}
+
+enum TransactionKind<'c> {
+    Sqlite(sqlx::Transaction<'c, Sqlite>),
+    Postgres(sqlx::Transaction<'c, Postgres>),
+}
+
+pub(super) enum WriterConnection {
+    Sqlite(PoolConnection<Sqlite>),
+    Postgres(PoolConnection<Postgres>),
+}
+
+/// Binds the parameters one by one, since their types are known only here.
+macro_rules! bound {
+    ($query:expr, $params:expr) => {{
+        let mut query = $query;
+        for param in $params {
+            query = match param {
+                Param::Int(value) => query.bind(*value),
+                Param::Text(value) => query.bind(value.clone()),
+                Param::Bytes(value) => query.bind(value.clone()),
+                Param::NullInt => query.bind(None::<i64>),
+                Param::NullText => query.bind(None::<String>),
+                Param::NullBytes => query.bind(None::<Vec<u8>>),
+            };
+        }
+        query
+    }};
+}
+
+impl Database {
+    /// Opens the SQLite file, making it if it is not there. The caller keeps other processes
+    /// out (the lock on the data directory).
+    pub async fn open_sqlite(path: &Path, readers_max: u32) -> Result<Self, StorageError> {
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(BUSY_TIMEOUT)
+            .foreign_keys(false)
+            .optimize_on_close(true, None)
+            .pragma("temp_store", "memory");
+        let write_options = options
+            .clone()
+            // Checkpoints belong off the writer's path; see `checkpoint`.
+            .pragma("wal_autocheckpoint", "0")
+            .pragma("cache_size", format!("-{WRITER_CACHE_KIB}"));
+        let writer = SqlitePoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(BUSY_TIMEOUT)
+            .test_before_acquire(false)
+            .connect_with(write_options)
+            .await?;
+        let read_options =
+            options.pragma("query_only", "1").pragma("cache_size", format!("-{READER_CACHE_KIB}"));
+        let readers = SqlitePoolOptions::new()
+            .max_connections(readers_max.max(1))
+            .acquire_timeout(BUSY_TIMEOUT)
+            .test_before_acquire(false)
+            .connect_lazy_with(read_options);
+        Ok(Self(Pools::Sqlite { readers, writer }))
+    }
+
+    /// Connects to PostgreSQL.
+    pub async fn open_postgres(url: &str, connections_max: u32) -> Result<Self, StorageError> {
+        let pool = PgPoolOptions::new()
+            .max_connections(connections_max.max(3))
+            .acquire_timeout(BUSY_TIMEOUT)
+            .test_before_acquire(false)
+            .connect(url)
+            .await?;
+        Ok(Self(Pools::Postgres(pool)))
+    }
+
+    pub fn dialect(&self) -> Dialect {
+        match self.0 {
+            Pools::Sqlite { .. } => Dialect::Sqlite,
+            Pools::Postgres(_) => Dialect::Postgres,
+        }
+    }
+
+    /// All rows of a query. The query bounds their number itself.
+    pub async fn fetch_all<T: StoredRow>(
+        &self,
+        sql: &'static str,
+        params: &[Param],
+    ) -> Result<Vec<T>, StorageError> {
+        Ok(match &self.0 {
+            Pools::Sqlite { readers, .. } => {
+                bound!(sqlx::query_as::<Sqlite, T>(sql), params).fetch_all(readers).await?
+            }
+            Pools::Postgres(pool) => {
+                bound!(sqlx::query_as::<Postgres, T>(sql), params).fetch_all(pool).await?
+            }
+        })
+    }
+
+    /// The first row of a query, if there is one.
+    pub async fn fetch_optional<T: StoredRow>(
+        &self,
+        sql: &'static str,
+        params: &[Param],
+    ) -> Result<Option<T>, StorageError> {
+        Ok(match &self.0 {
+            Pools::Sqlite { readers, .. } => {
+                bound!(sqlx::query_as::<Sqlite, T>(sql), params).fetch_optional(readers).await?
+            }
+            Pools::Postgres(pool) => {
+                bound!(sqlx::query_as::<Postgres, T>(sql), params).fetch_optional(pool).await?
+            }
+        })
+    }
+
+    /// The only row of a query that always has one (a count, a maximum).
+    pub async fn fetch_one<T: StoredRow>(
+        &self,
+        sql: &'static str,
+        params: &[Param],
+    ) -> Result<T, StorageError> {
+        self.fetch_optional(sql, params).await?.ok_or(StorageError::RowMissing)
+    }
+
+    /// Begins a transaction on a writing connection, for start-up and migrations. Running
+    /// operations use [`Writer::transact`](super::Writer::transact), which keeps their order.
+    pub async fn begin(&self) -> Result<WriteTransaction<'static>, StorageError> {
+        let kind = match self.acquire_writer().await? {
+            WriterConnection::Sqlite(connection) => {
+                TransactionKind::Sqlite(sqlx::Transaction::begin(connection, begin_sql()).await?)
+            }
+            WriterConnection::Postgres(connection) => {
+                TransactionKind::Postgres(sqlx::Transaction::begin(connection, None).await?)
+            }
+        };
+        Ok(WriteTransaction { kind, position: 0, hooks: Vec::new() })
+    }
+
+    /// Moves what SQLite's write-ahead log holds into the database file; returns the pages
+    /// still in the log. PostgreSQL does so by itself.
+    pub async fn checkpoint(&self, truncate: bool) -> Result<i64, StorageError> {
+        let Pools::Sqlite { readers, .. } = &self.0 else {
+            return Ok(0);
+        };
+        let sql = match truncate {
+            true => "PRAGMA wal_checkpoint(TRUNCATE)",
+            false => "PRAGMA wal_checkpoint(PASSIVE)",
+        };
+        let row: (i64, i64, i64) = sqlx::query_as(sql).fetch_one(readers).await?;
+        Ok(row.1 - row.2)
+    }
+
+    pub async fn close(&self) {
+        match &self.0 {
+            Pools::Sqlite { readers, writer } => {
+                readers.close().await;
+                writer.close().await;
+            }
+            Pools::Postgres(pool) => pool.close().await,
+        }
+    }
+
+    pub(super) async fn acquire_writer(&self) -> Result<WriterConnection, StorageError> {
+        Ok(match &self.0 {
+            Pools::Sqlite { writer, .. } => WriterConnection::Sqlite(writer.acquire().await?),
+            Pools::Postgres(pool) => WriterConnection::Postgres(pool.acquire().await?),
+        })
+    }
+}
+
+impl WriterConnection {
+    /// Runs one text, which may hold several statements on SQLite, with its own BEGIN and COMMIT.
+    pub(super) async fn execute_batch(
+        &mut self,
+        sql: String,
+        params: &[Param],
+    ) -> Result<(), StorageError> {
+        match self {
+            Self::Sqlite(connection) => {
+                let query = sqlx::query::<Sqlite>(AssertSqlSafe(sql));
+                let result = bound!(query, params).execute(&mut **connection).await;
+                if result.is_err() {
+                    // Without effect where the failed text had already ended its transaction.
+                    let _ = sqlx::query::<Sqlite>("ROLLBACK").execute(&mut **connection).await;
+                }
+                result?;
+            }
+            Self::Postgres(connection) => {
+                let query = sqlx::query::<Postgres>(AssertSqlSafe(sql));
+                bound!(query, params).execute(&mut **connection).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins a transaction whose stream positions follow `position`.
+    pub(super) async fn begin(
+        &mut self,
+        position: i64,
+    ) -> Result<WriteTransaction<'_>, StorageError> {
+        let kind = match self {
+            Self::Sqlite(connection) => TransactionKind::Sqlite(
+                sqlx::Transaction::begin(&mut **connection, begin_sql()).await?,
+            ),
+            Self::Postgres(connection) => {
+                TransactionKind::Postgres(sqlx::Transaction::begin(&mut **connection, None).await?)
+            }
+        };
+        Ok(WriteTransaction { kind, position, hooks: Vec::new() })
+    }
+
+    pub(super) async fn is_alive(&mut self) -> bool {
+        match self {
+            Self::Sqlite(_) => true,
+            Self::Postgres(connection) => connection.ping().await.is_ok(),
+        }
+    }
+}
+
+/// SQLite takes its write lock at once, so that no transaction fails half-way for want of it.
+fn begin_sql() -> Option<SqlStr> {
+    Some("BEGIN IMMEDIATE".into_sql_str())
+}
+
+impl WriteTransaction<'_> {
+    /// The next position of the stream, for rows that a sync carries. Only within
+    /// [`Writer::transact`](super::Writer::transact).
+    pub fn next_position(&mut self) -> i64 {
+        self.position += 1;
+        self.position
+    }
+
+    /// Has `hook` run right after the commit, before the new positions are published.
+    pub fn after_commit(&mut self, hook: impl FnOnce() + Send + 'static) {
+        self.hooks.push(Box::new(hook));
+    }
+
+    /// Runs one statement; returns how many rows it touched.
+    pub async fn execute(
+        &mut self,
+        sql: &'static str,
+        params: &[Param],
+    ) -> Result<u64, StorageError> {
+        Ok(match &mut self.kind {
+            TransactionKind::Sqlite(tx) => {
+                bound!(sqlx::query::<Sqlite>(sql), params).execute(&mut **tx).await?.rows_affected()
+            }
+            TransactionKind::Postgres(tx) => {
+                let query = bound!(sqlx::query::<Postgres>(sql), params);
+                query.execute(&mut **tx).await?.rows_affected()
+            }
+        })
+    }
+
+    pub async fn fetch_all<T: StoredRow>(
+        &mut self,
+        sql: &'static str,
+        params: &[Param],
+    ) -> Result<Vec<T>, StorageError> {
+        Ok(match &mut self.kind {
+            TransactionKind::Sqlite(tx) => {
+                bound!(sqlx::query_as::<Sqlite, T>(sql), params).fetch_all(&mut **tx).await?
+            }
+            TransactionKind::Postgres(tx) => {
+                bound!(sqlx::query_as::<Postgres, T>(sql), params).fetch_all(&mut **tx).await?
+            }
+        })
+    }
+
+    pub async fn fetch_optional<T: StoredRow>(
+        &mut self,
+        sql: &'static str,
+        params: &[Param],
+    ) -> Result<Option<T>, StorageError> {
+        Ok(match &mut self.kind {
+            TransactionKind::Sqlite(tx) => {
+                bound!(sqlx::query_as::<Sqlite, T>(sql), params).fetch_optional(&mut **tx).await?
+            }
+            TransactionKind::Postgres(tx) => {
+                bound!(sqlx::query_as::<Postgres, T>(sql), params).fetch_optional(&mut **tx).await?
+            }
+        })
+    }
+
+    /// Runs a migration's text: several statements, no parameters.
+    pub(super) async fn execute_script(&mut self, sql: &'static str) -> Result<(), StorageError> {
+        match &mut self.kind {
+            TransactionKind::Sqlite(tx) => sqlx::raw_sql(sql).execute(&mut **tx).await.map(drop)?,
+            TransactionKind::Postgres(tx) => {
+                sqlx::raw_sql(sql).execute(&mut **tx).await.map(drop)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes what was written durable.
+    pub async fn commit(self) -> Result<(), StorageError> {
+        match self.kind {
+            TransactionKind::Sqlite(tx) => tx.commit().await?,
+            TransactionKind::Postgres(tx) => tx.commit().await?,
+        }
+        Ok(())
+    }
+}
