@@ -1,7 +1,9 @@
 //! Hearth, a Matrix homeserver. The modules, each in a sentence:
 //!
 //! - [`storage`]: SQL and nothing but SQL, over SQLite or PostgreSQL, with the group-commit writer.
+//! - [`protocol`]: the pure core: events, room versions, authorisation, state resolution, signing.
 //! - [`clock`]: time and randomness as arguments.
 
 pub mod clock;
+pub mod protocol;
 pub mod storage;

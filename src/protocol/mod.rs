@@ -1,0 +1,15 @@
+//! The pure core of Matrix: events, room versions, authorisation, state resolution, signing, push
+//! rules and history visibility.
+//!
+//! Architecture invariant: nothing here performs I/O, waits, reads a clock or draws randomness, and
+//! nothing here imports from the rest of the crate. What is missing is asked for by name, and whoever
+//! calls brings it.
+
+pub mod canonical_json;
+pub mod event;
+pub mod event_builder;
+pub mod event_format;
+pub mod event_hash;
+pub mod redaction;
+pub mod room_version;
+pub mod signing;
