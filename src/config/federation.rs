@@ -1,0 +1,16 @@
+//! `[federation]`: the conversation with other servers.
+
+use serde::{Deserialize, Serialize};
+
+/// The conversation with other servers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FederationConfig {
+    /// Whether this server talks with other servers at all.
+    pub enabled: bool,
+}
+
+impl Default for FederationConfig {
+    fn default() -> Self {
+        Self { enabled: true }
+    }
+}

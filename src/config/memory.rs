@@ -1,0 +1,75 @@
+//! `[memory]`: the one budget of which every cache gets its part.
+
+use serde::{Deserialize, Serialize};
+
+use super::{problems::Problems, units::Size};
+
+/// The one budget of which every cache gets its part.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MemoryConfig {
+    /// What all caches together may hold. The server itself needs some 20 MiB beside it.
+    pub budget: Size,
+}
+
+/// A cache and its part of the budget. The parts add up to the whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CacheShare {
+    /// Events, ready to be sent out.
+    Events,
+    /// Rooms in memory: their heads, current state and members.
+    Rooms,
+    /// State snapshots of older points of rooms.
+    State,
+    /// Sessions, profiles and push rules of users.
+    Users,
+    /// Identifiers and their numbers.
+    Identifiers,
+}
+
+impl Default for MemoryConfig {
+    fn default() -> Self {
+        Self { budget: Size::mib(64) }
+    }
+}
+
+impl MemoryConfig {
+    /// How many bytes this cache may hold.
+    #[must_use]
+    pub fn share(&self, cache: CacheShare) -> u64 {
+        self.budget.bytes() / 100 * cache.percent()
+    }
+
+    pub(super) fn validate(&self, problems: &mut Problems) {
+        if self.budget < BUDGET_LEAST {
+            problems.add("memory.budget", "must be at least 8 MiB");
+        }
+    }
+}
+
+impl CacheShare {
+    const fn percent(self) -> u64 {
+        match self {
+            Self::Events => 40,
+            Self::Rooms => 25,
+            Self::State => 15,
+            Self::Users => 10,
+            Self::Identifiers => 10,
+        }
+    }
+}
+
+/// With less, every request would read from the disk.
+const BUDGET_LEAST: Size = Size::mib(8);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_add_up_to_the_whole_budget() {
+        use CacheShare::{Events, Identifiers, Rooms, State, Users};
+        let sum: u64 =
+            [Events, Rooms, State, Users, Identifiers].map(CacheShare::percent).iter().sum();
+        assert_eq!(sum, 100);
+    }
+}
