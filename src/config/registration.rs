@@ -41,11 +41,11 @@ pub enum RegistrationMode {
 
 impl RegistrationConfig {
     pub(super) fn complete(&mut self, problems: &mut Problems) {
-        if let Some(path) = &self.tokens_file {
-            if let Some(text) = problems.read_file("registration.tokens_file", path) {
-                let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-                self.tokens.extend(lines.map(Secret::new));
-            }
+        if let Some(path) = &self.tokens_file
+            && let Some(text) = problems.read_file("registration.tokens_file", path)
+        {
+            let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+            self.tokens.extend(lines.map(Secret::new));
         }
         problems.read_secret(
             "registration.shared_secret",
