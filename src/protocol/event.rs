@@ -35,6 +35,7 @@ pub struct Event {
     prev_events_count: u32,
     depth: i64,
     origin_server_ts: i64,
+    room_id_implied: bool,
 }
 
 /// A range of bytes in an event's text.
@@ -86,6 +87,7 @@ impl Event {
             Some(raw) if raw.get().starts_with('"') => Some(layout.string(raw)?),
             _ => None,
         };
+        let room_id_implied = skeleton.room_id.is_none();
         let room_id = match skeleton.room_id {
             Some(raw) => layout.string(raw)?,
             None => layout.append(room_id.as_str()),
@@ -94,6 +96,7 @@ impl Event {
             content: layout.span_of(skeleton.content.get()),
             event_id: layout.append(event_id.as_str()),
             room_id,
+            room_id_implied,
             sender,
             kind,
             state_key,
@@ -186,6 +189,11 @@ impl Event {
 
     pub fn is_state(&self) -> bool {
         self.state_key.is_some()
+    }
+
+    /// Whether the event carries its `room_id`, which only the create event of version 12 does not.
+    pub fn states_room_id(&self) -> bool {
+        !self.room_id_implied
     }
 
     /// Whether this is a state event of type `kind` with `state_key`.

@@ -5,11 +5,18 @@
 //! nothing here imports from the rest of the crate. What is missing is asked for by name, and whoever
 //! calls brings it.
 
+pub mod authorisation;
 pub mod canonical_json;
 pub mod event;
 pub mod event_builder;
 pub mod event_format;
 pub mod event_hash;
+pub mod history_visibility;
+pub mod membership;
+pub mod power_levels;
 pub mod redaction;
+pub mod room_content;
 pub mod room_version;
 pub mod signing;
+pub mod state_key;
+pub mod third_party_invite;

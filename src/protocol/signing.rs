@@ -137,8 +137,10 @@ impl fmt::Debug for SigningKey {
 }
 
 impl VerifyKey {
+    /// Reads a key in Base64, standard or URL-safe (identity servers may use either).
     pub fn from_base64(text: &str) -> Result<Self, KeyError> {
-        let bytes = decode_key_bytes(text)?;
+        let standard = text.replace('-', "+").replace('_', "/");
+        let bytes = decode_key_bytes(&standard)?;
         VerifyingKey::from_bytes(&bytes).map(Self).map_err(|_| KeyError::BadKeyBytes)
     }
 
