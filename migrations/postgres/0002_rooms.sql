@@ -40,7 +40,8 @@ CREATE TABLE events (
     sent_by BYTEA,
     json TEXT NOT NULL
 );
-CREATE INDEX events_by_ordering ON events (room_nid, ordering);
+-- The last two columns let a search by time read the index alone.
+CREATE INDEX events_by_ordering ON events (room_nid, ordering, origin_server_ts, flags);
 
 CREATE TABLE event_keys (event_key BYTEA PRIMARY KEY, event_nid BIGINT NOT NULL);
 

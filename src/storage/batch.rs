@@ -44,6 +44,7 @@ pub struct WriteTx {
     pub(super) rows: Vec<(&'static Statement, Vec<Cell>)>,
     pub(super) positions: u32,
     pub(super) commit_hooks: Vec<CommitHook>,
+    pub(super) publish_hooks: Vec<CommitHook>,
     pub(super) failure_hooks: Vec<FailureHook>,
     pub(super) guard: Option<(Arc<AtomicU64>, u64)>,
 }
@@ -68,6 +69,11 @@ impl WriteTx {
     /// positions are published. It must not block.
     pub fn after_commit(&mut self, hook: impl FnOnce(Committed) + Send + 'static) {
         self.commit_hooks.push(Box::new(hook));
+    }
+
+    /// Has `hook` run when the new positions are published: the place to wake who waits.
+    pub fn after_publish(&mut self, hook: impl FnOnce(Committed) + Send + 'static) {
+        self.publish_hooks.push(Box::new(hook));
     }
 
     /// Has `hook` run when the rows could not be committed, before any later job is tried.

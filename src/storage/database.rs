@@ -49,7 +49,8 @@ pub struct WriteTransaction<'c> {
     kind: TransactionKind<'c>,
     /// The last stream position given out.
     pub(super) position: i64,
-    pub(super) hooks: Vec<Box<dyn FnOnce() + Send>>,
+    pub(super) commit_hooks: Vec<Box<dyn FnOnce() + Send>>,
+    pub(super) publish_hooks: Vec<Box<dyn FnOnce() + Send>>,
 }
 
 enum TransactionKind<'c> {
@@ -184,7 +185,12 @@ impl Database {
                 TransactionKind::Postgres(sqlx::Transaction::begin(connection, None).await?)
             }
         };
-        Ok(WriteTransaction { kind, position: 0, hooks: Vec::new() })
+        Ok(WriteTransaction {
+            kind,
+            position: 0,
+            commit_hooks: Vec::new(),
+            publish_hooks: Vec::new(),
+        })
     }
 
     /// Moves what SQLite's write-ahead log holds into the database file; returns the pages
@@ -257,7 +263,7 @@ impl WriterConnection {
                 TransactionKind::Postgres(sqlx::Transaction::begin(&mut **connection, None).await?)
             }
         };
-        Ok(WriteTransaction { kind, position, hooks: Vec::new() })
+        Ok(WriteTransaction { kind, position, commit_hooks: Vec::new(), publish_hooks: Vec::new() })
     }
 
     pub(super) async fn is_alive(&mut self) -> bool {
@@ -283,7 +289,12 @@ impl WriteTransaction<'_> {
 
     /// Has `hook` run right after the commit, before the new positions are published.
     pub fn after_commit(&mut self, hook: impl FnOnce() + Send + 'static) {
-        self.hooks.push(Box::new(hook));
+        self.commit_hooks.push(Box::new(hook));
+    }
+
+    /// Has `hook` run when the new positions are published: the place to wake who waits.
+    pub fn after_publish(&mut self, hook: impl FnOnce() + Send + 'static) {
+        self.publish_hooks.push(Box::new(hook));
     }
 
     /// Runs one statement; returns how many rows it touched.

@@ -5,13 +5,23 @@ mod batch;
 mod database;
 mod dialect;
 mod migrate;
+mod nid;
 mod value;
 mod writer;
+
+pub mod events;
+pub mod memberships;
+pub mod redactions;
+pub mod relations;
+pub mod rooms;
+pub mod snapshots;
+pub mod state_keys;
 
 pub use batch::{Committed, Statement, WriteTx};
 pub use database::{Database, StoredRow, WriteTransaction};
 pub use dialect::Dialect;
 pub use migrate::{MigrateError, migrate};
+pub use nid::{EventNid, RoomNid, StateKeyNid, StateNid, UserNid};
 pub use value::{Cell, ORDERING_STEP, Param};
 pub use writer::{CommitTicket, WritePermit, Writer, run_checkpoints};
 
@@ -37,4 +47,16 @@ pub enum StorageError {
     WriterReplaced,
     #[error("the store is shutting down")]
     Closed,
+}
+
+/// A list of numbers as the JSON that `json_each($1)` with `value->>0` reads.
+pub fn json_rows(numbers: impl IntoIterator<Item = i64>) -> String {
+    let rows: Vec<_> = numbers.into_iter().map(|number| format!("[{number}]")).collect();
+    format!("[{}]", rows.join(","))
+}
+
+/// A list of texts as the JSON that `json_each($1)` with `value->>0` reads.
+pub fn json_text_rows<'a>(texts: impl IntoIterator<Item = &'a str>) -> String {
+    let rows: Vec<_> = texts.into_iter().map(|text| [text]).collect();
+    serde_json::to_string(&rows).expect("texts are always JSON")
 }

@@ -43,8 +43,17 @@ type TransactionBody = Box<
         + Send,
 >;
 
-/// What a transaction left behind: its last position and what to run before publishing it.
-type TransactionOutcome = Option<(i64, Vec<Box<dyn FnOnce() + Send>>, Box<dyn FnOnce() + Send>)>;
+type Hooks = Vec<Box<dyn FnOnce() + Send>>;
+
+/// What a committed transaction left behind; None when it was rolled back.
+type TransactionOutcome = Option<TransactionEnd>;
+
+struct TransactionEnd {
+    position: i64,
+    commit_hooks: Hooks,
+    /// The answer comes last.
+    publish_hooks: Hooks,
+}
 
 impl Writer {
     /// Starts the writer task. It ends when all handles are gone and the queue is empty.
@@ -82,9 +91,9 @@ impl Writer {
         let job: TransactionBody = Box::new(move |connection, state| {
             Box::pin(async move {
                 match run_transaction(connection, state, body).await {
-                    Ok((value, position, hooks)) => {
-                        // The answer goes out last, when the position is published.
-                        Some((position, hooks, Box::new(|| drop(answer.send(Ok(value)))) as _))
+                    Ok((value, mut end)) => {
+                        end.publish_hooks.push(Box::new(|| drop(answer.send(Ok(value)))));
+                        Some(end)
                     }
                     Err(error) => {
                         let _ = answer.send(Err(error));
@@ -128,20 +137,22 @@ async fn run_transaction<R, E, F>(
     connection: &mut WriterConnection,
     state: WriterState,
     body: F,
-) -> Result<(R, i64, Vec<Box<dyn FnOnce() + Send>>), E>
+) -> Result<(R, TransactionEnd), E>
 where
     E: From<StorageError>,
     F: for<'a> FnOnce(&'a mut WriteTransaction<'_>) -> BoxFuture<'a, Result<R, E>>,
 {
     let mut tx = connection.begin(state.position).await?;
     let value = body(&mut tx).await?;
-    let (position, hooks) = (tx.position, std::mem::take(&mut tx.hooks));
+    let position = tx.position;
+    let commit_hooks = std::mem::take(&mut tx.commit_hooks);
+    let publish_hooks = std::mem::take(&mut tx.publish_hooks);
     let sql = "UPDATE writer SET position = $1 WHERE epoch = $2";
     if tx.execute(sql, &crate::params![position, state.epoch]).await? == 0 {
         return Err(StorageError::WriterReplaced.into());
     }
     tx.commit().await?;
-    Ok((value, position, hooks))
+    Ok((value, TransactionEnd { position, commit_hooks, publish_hooks }))
 }
 
 /// What the table `writer` holds.
@@ -204,14 +215,14 @@ impl WriterTask {
     }
 
     async fn run_body(&mut self, body: TransactionBody) {
-        let Some((position, hooks, answer)) = body(&mut self.connection, self.state).await else {
+        let Some(end) = body(&mut self.connection, self.state).await else {
             self.reconnect_if_lost().await;
             return;
         };
-        self.state.position = position;
-        hooks.into_iter().for_each(|hook| hook());
-        self.publish.send_replace(position);
-        answer();
+        self.state.position = end.position;
+        end.commit_hooks.into_iter().for_each(|hook| hook());
+        self.publish.send_replace(end.position);
+        end.publish_hooks.into_iter().for_each(|hook| hook());
     }
 
     /// Takes what already waits in the queue, as far as it fits into one batch.
@@ -336,10 +347,11 @@ impl WriterTask {
             let committed = Committed { first_position: self.state.position + 1 };
             self.state.position += i64::from(tx.positions);
             tx.commit_hooks.into_iter().for_each(|hook| hook(committed));
-            answers.push((answer, committed));
+            answers.push((tx.publish_hooks, answer, committed));
         }
         self.publish.send_replace(self.state.position);
-        for (answer, committed) in answers {
+        for (hooks, answer, committed) in answers {
+            hooks.into_iter().for_each(|hook| hook(committed));
             let _ = answer.send(Ok(committed));
         }
     }

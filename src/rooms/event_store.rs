@@ -1,0 +1,336 @@
+//! Events with what the store knows of them, cached by weight. Not for deciding anything.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+};
+
+use base64::{
+    Engine,
+    alphabet::{STANDARD, URL_SAFE},
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
+};
+use quick_cache::{Weighter, sync::Cache};
+use ruma::{EventId, OwnedEventId, RoomId};
+
+use crate::{
+    protocol::{
+        event::Event,
+        room_version::{EventIdFormat, RoomRules},
+    },
+    storage::{
+        self, Database, EventNid, RoomNid, StateKeyNid, StateNid, StorageError,
+        events::{EventRow, flags},
+    },
+};
+
+const UNPADDED: GeneralPurposeConfig = GeneralPurposeConfig::new()
+    .with_encode_padding(false)
+    .with_decode_padding_mode(DecodePaddingMode::Indifferent);
+const BASE64: GeneralPurpose = GeneralPurpose::new(&STANDARD, UNPADDED);
+const BASE64_URL: GeneralPurpose = GeneralPurpose::new(&URL_SAFE, UNPADDED);
+/// What a cached event costs beside its text, bytes.
+const ENTRY_BYTES: usize = 320;
+
+/// An event and what the store knows of it.
+pub struct StoredEvent {
+    pub nid: EventNid,
+    pub room_nid: RoomNid,
+    /// The state before the event.
+    pub state_nid: StateNid,
+    pub state_key_nid: Option<StateKeyNid>,
+    /// Bits of [`flags`].
+    pub flags: i64,
+    /// How many events of the room notify by default, up to and with this one.
+    pub notify_ordinal: i64,
+    /// `device NUL transaction` of the client that sent it.
+    pub sent_by: Option<Box<[u8]>>,
+    pub event: Arc<Event>,
+    /// The redaction, when it was redacted.
+    pub redacted_by: Option<Arc<StoredEvent>>,
+    /// 0 until committed, or when no sync carries it.
+    position: AtomicI64,
+    ordering: AtomicI64,
+}
+
+/// What a new event needs to become a [`StoredEvent`].
+pub struct NewStoredEvent {
+    pub nid: EventNid,
+    pub room_nid: RoomNid,
+    pub state_nid: StateNid,
+    pub state_key_nid: Option<StateKeyNid>,
+    pub flags: i64,
+    pub notify_ordinal: i64,
+    pub sent_by: Option<Box<[u8]>>,
+    pub event: Arc<Event>,
+}
+
+impl std::fmt::Debug for StoredEvent {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "{} ({})", self.event.event_id(), self.event.kind())
+    }
+}
+
+impl StoredEvent {
+    /// An event on its way into the store.
+    pub fn new(new: NewStoredEvent) -> Self {
+        Self {
+            nid: new.nid,
+            room_nid: new.room_nid,
+            state_nid: new.state_nid,
+            state_key_nid: new.state_key_nid,
+            flags: new.flags,
+            notify_ordinal: new.notify_ordinal,
+            sent_by: new.sent_by,
+            event: new.event,
+            redacted_by: None,
+            position: AtomicI64::new(0),
+            ordering: AtomicI64::new(0),
+        }
+    }
+
+    /// Its place in the stream; 0 when it has none (yet).
+    pub fn position(&self) -> i64 {
+        self.position.load(Ordering::Acquire)
+    }
+
+    /// Its place in the room; 0 when it has none yet.
+    pub fn ordering(&self) -> i64 {
+        self.ordering.load(Ordering::Acquire)
+    }
+
+    pub fn is_redacted(&self) -> bool {
+        self.flags & flags::REDACTED != 0
+    }
+
+    /// Whether the event notifies by default.
+    pub fn notifies(&self) -> bool {
+        self.flags & flags::NOTIFIES != 0
+    }
+
+    /// The transaction ID, if this device of this sender sent it.
+    pub fn transaction_id(&self, device: &str) -> Option<&str> {
+        let sent_by = self.sent_by.as_deref()?;
+        let rest = sent_by.strip_prefix(device.as_bytes())?.strip_prefix(b"\0")?;
+        std::str::from_utf8(rest).ok()
+    }
+
+    /// Notes its places, known since the commit.
+    pub(super) fn set_committed(&self, position: i64) {
+        self.position.store(position, Ordering::Release);
+        self.ordering.store(position * storage::ORDERING_STEP, Ordering::Release);
+    }
+
+    /// The same event with its content redacted.
+    pub(super) fn redacted(&self, event: Arc<Event>, by: Arc<StoredEvent>) -> Self {
+        Self {
+            event,
+            redacted_by: Some(by),
+            flags: self.flags | flags::REDACTED,
+            sent_by: self.sent_by.clone(),
+            position: AtomicI64::new(self.position()),
+            ordering: AtomicI64::new(self.ordering()),
+            ..*self
+        }
+    }
+
+    fn weight_bytes(&self) -> u64 {
+        (ENTRY_BYTES + self.event.weight_bytes()) as u64
+    }
+}
+
+#[derive(Clone)]
+struct EventWeighter;
+
+impl Weighter<EventNid, Arc<StoredEvent>> for EventWeighter {
+    fn weight(&self, _: &EventNid, event: &Arc<StoredEvent>) -> u64 {
+        event.weight_bytes()
+    }
+}
+
+/// Reads events, through a cache. Clones share it.
+#[derive(Clone)]
+pub struct EventStore {
+    database: Database,
+    cache: Arc<Cache<EventNid, Arc<StoredEvent>, EventWeighter>>,
+    nids: Arc<Cache<OwnedEventId, EventNid>>,
+}
+
+/// The rules and ID of a room, which reading its events needs.
+#[derive(Clone, Copy)]
+pub struct RoomFacts<'a> {
+    pub room_id: &'a RoomId,
+    pub rules: &'static RoomRules,
+}
+
+impl EventStore {
+    /// `memory_bytes` bounds the cache.
+    pub fn new(database: Database, memory_bytes: u64) -> Self {
+        let estimate = (memory_bytes / 1500).max(64) as usize;
+        let cache = Arc::new(Cache::with_weighter(estimate, memory_bytes, EventWeighter));
+        Self { database, cache, nids: Arc::new(Cache::new(estimate)) }
+    }
+
+    /// The event, if it lies in memory.
+    pub fn find_cached(&self, nid: EventNid) -> Option<Arc<StoredEvent>> {
+        self.cache.get(&nid)
+    }
+
+    /// Keeps an event in memory.
+    pub fn remember(&self, event: &Arc<StoredEvent>) {
+        self.cache.insert(event.nid, Arc::clone(event));
+    }
+
+    /// Lets go of an event that was not committed.
+    pub fn forget(&self, nid: EventNid) {
+        self.cache.remove(&nid);
+    }
+
+    /// The number of an event, in whichever room.
+    pub async fn find_nid(&self, id: &EventId) -> Result<Option<EventNid>, StorageError> {
+        if let Some(nid) = self.nids.get(id) {
+            return Ok(Some(nid));
+        }
+        let found = storage::events::find_nid(&self.database, &event_key(id)).await?;
+        if let Some(nid) = found {
+            self.nids.insert(id.to_owned(), nid);
+        }
+        Ok(found)
+    }
+
+    /// The events of one room with these numbers, in this order. All must be there.
+    pub async fn load(
+        &self,
+        room: RoomFacts<'_>,
+        nids: &[EventNid],
+    ) -> Result<Vec<Arc<StoredEvent>>, StorageError> {
+        let mut found: HashMap<EventNid, Arc<StoredEvent>> = HashMap::new();
+        let mut events = Vec::with_capacity(nids.len());
+        let missing: Vec<EventNid> =
+            nids.iter().copied().filter(|nid| self.cache.peek(nid).is_none()).collect();
+        if !missing.is_empty() {
+            let rows = storage::events::list(&self.database, &missing).await?;
+            let read = self.read_rows(room, rows).await?;
+            found.extend(read.into_iter().map(|event| (event.nid, event)));
+        }
+        for nid in nids {
+            let event = found.get(nid).cloned().or_else(|| self.cache.get(nid));
+            let event = match event {
+                Some(event) => event,
+                // Evicted since it was looked for.
+                None => self.load_one(room, *nid).await?,
+            };
+            events.push(event);
+        }
+        Ok(events)
+    }
+
+    pub async fn load_one(
+        &self,
+        room: RoomFacts<'_>,
+        nid: EventNid,
+    ) -> Result<Arc<StoredEvent>, StorageError> {
+        if let Some(event) = self.cache.get(&nid) {
+            return Ok(event);
+        }
+        let rows = storage::events::list(&self.database, &[nid]).await?;
+        let mut events = self.read_rows(room, rows).await?;
+        events.pop().ok_or_else(|| StorageError::Damaged(format!("event {} is missing", nid.0)))
+    }
+
+    /// Makes events of rows of one room, and keeps them in memory.
+    pub async fn read_rows(
+        &self,
+        room: RoomFacts<'_>,
+        rows: Vec<EventRow>,
+    ) -> Result<Vec<Arc<StoredEvent>>, StorageError> {
+        let redacted: Vec<EventNid> =
+            rows.iter().filter(|row| row.flags & flags::REDACTED != 0).map(|row| row.nid).collect();
+        let mut redactions = self.load_redactions(room, &redacted).await?;
+        let mut events = Vec::with_capacity(rows.len());
+        for row in rows {
+            if let Some(event) = self.cache.get(&row.nid) {
+                events.push(event);
+                continue;
+            }
+            let redacted_by = redactions.remove(&row.nid);
+            let event = Arc::new(read_row(room, row, redacted_by)?);
+            self.remember(&event);
+            events.push(event);
+        }
+        Ok(events)
+    }
+
+    async fn load_redactions(
+        &self,
+        room: RoomFacts<'_>,
+        redacted: &[EventNid],
+    ) -> Result<HashMap<EventNid, Arc<StoredEvent>>, StorageError> {
+        if redacted.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let pairs = storage::redactions::list(&self.database, redacted).await?;
+        let nids: Vec<EventNid> = pairs.iter().map(|(_, by)| *by).collect();
+        let mut redactions = HashMap::new();
+        for row in storage::events::list(&self.database, &nids).await? {
+            // A redaction that was itself redacted keeps no redaction of its own here.
+            let event = match self.cache.get(&row.nid) {
+                Some(event) => event,
+                None => Arc::new(read_row(room, row, None)?),
+            };
+            redactions.insert(event.nid, event);
+        }
+        let by_target = pairs.into_iter();
+        Ok(by_target
+            .filter_map(|(target, by)| Some((target, redactions.get(&by)?.clone())))
+            .collect())
+    }
+}
+
+fn read_row(
+    room: RoomFacts<'_>,
+    row: EventRow,
+    redacted_by: Option<Arc<StoredEvent>>,
+) -> Result<StoredEvent, StorageError> {
+    let damaged = |error: String| StorageError::Damaged(format!("event {}: {error}", row.nid.0));
+    let event_id = event_id_of_key(&row.event_key, room.rules).map_err(damaged)?;
+    let event = Event::from_stored(&row.json, &event_id, room.room_id, room.rules)
+        .map_err(|error| damaged(error.to_string()))?;
+    Ok(StoredEvent {
+        nid: row.nid,
+        room_nid: row.room_nid,
+        state_nid: row.state_nid,
+        state_key_nid: row.state_key_nid,
+        flags: row.flags,
+        notify_ordinal: row.notify_ordinal,
+        sent_by: row.sent_by.map(Into::into),
+        event: Arc::new(event),
+        redacted_by,
+        position: AtomicI64::new(row.position.unwrap_or(0)),
+        ordering: AtomicI64::new(row.ordering),
+    })
+}
+
+/// What `event_keys` holds for an event ID: the 32 bytes of its hash from room version 3 on,
+/// the ID itself before.
+pub fn event_key(id: &EventId) -> Vec<u8> {
+    let text = id.as_str();
+    let hash = text.strip_prefix('$').filter(|hash| hash.len() == 43);
+    let decoded = hash.and_then(|hash| match hash.contains(['+', '/']) {
+        true => BASE64.decode(hash).ok(),
+        false => BASE64_URL.decode(hash).ok(),
+    });
+    decoded.unwrap_or_else(|| text.as_bytes().to_vec())
+}
+
+fn event_id_of_key(key: &[u8], rules: &RoomRules) -> Result<OwnedEventId, String> {
+    let text = match rules.event_id_format {
+        EventIdFormat::Opaque => String::from_utf8_lossy(key).into_owned(),
+        EventIdFormat::Base64 => format!("${}", BASE64.encode(key)),
+        EventIdFormat::UrlSafeBase64 => format!("${}", BASE64_URL.encode(key)),
+    };
+    EventId::parse(text).map_err(|error| error.to_string())
+}

@@ -1,0 +1,289 @@
+//! All rooms: finds one in memory or reads it from the store, never twice at once.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicI64, Ordering},
+    },
+};
+
+use parking_lot::Mutex;
+use quick_cache::{Weighter, sync::Cache};
+use ruma::{OwnedServerName, RoomId};
+
+use super::{
+    event_store::{EventStore, RoomFacts, StoredEvent},
+    room::{Head, PINNED_KINDS, Room},
+    state::State,
+    state_keys::StateKeys,
+    transactions::Transactions,
+    user_rooms::AllUserRooms,
+};
+use crate::{
+    clock::Clock,
+    notifier::Notifier,
+    protocol::{room_version::RoomVersion, signing::SigningKey},
+    storage::{
+        self, Database, EventNid, ORDERING_STEP, RoomNid, StateKeyNid, StateNid, StorageError,
+        Writer, rooms::RoomRow,
+    },
+};
+
+/// How the room engine is set up.
+#[derive(Clone, Debug)]
+pub struct RoomSettings {
+    /// The part of the memory budget for events, rooms and states, bytes.
+    pub memory_bytes: u64,
+    /// How long the original of a redacted event is kept; None for ever.
+    pub redaction_retention_ms: Option<u64>,
+}
+
+/// The room engine. Clones share it.
+#[derive(Clone)]
+pub struct Rooms(pub(super) Arc<Engine>);
+
+pub(super) struct Engine {
+    pub database: Database,
+    pub writer: Writer,
+    pub clock: Clock,
+    pub server_name: OwnedServerName,
+    pub signing_key: SigningKey,
+    pub notifier: Notifier,
+    pub settings: RoomSettings,
+    pub keys: StateKeys,
+    pub events: EventStore,
+    pub users: AllUserRooms,
+    pub transactions: Transactions,
+    rooms: Registry,
+    states: Cache<StateNid, Arc<State>, StateWeighter>,
+    next_room: AtomicI64,
+    next_event: AtomicI64,
+    next_state: AtomicI64,
+}
+
+/// Rooms that are in memory: `strong` keeps the recently used, `known` finds every one alive.
+struct Registry {
+    strong: Cache<RoomNid, Arc<Room>, RoomWeighter>,
+    known: Mutex<HashMap<RoomNid, Weak<Room>>>,
+    nids: Cache<Box<str>, RoomNid>,
+}
+
+#[derive(Clone)]
+struct RoomWeighter;
+
+impl Weighter<RoomNid, Arc<Room>> for RoomWeighter {
+    fn weight(&self, _: &RoomNid, room: &Arc<Room>) -> u64 {
+        room.weight_bytes()
+    }
+}
+
+#[derive(Clone)]
+struct StateWeighter;
+
+impl Weighter<StateNid, Arc<State>> for StateWeighter {
+    fn weight(&self, _: &StateNid, state: &Arc<State>) -> u64 {
+        state.weight_bytes()
+    }
+}
+
+impl Rooms {
+    pub async fn load(
+        (database, writer): (Database, Writer),
+        clock: Clock,
+        (server_name, signing_key): (OwnedServerName, SigningKey),
+        notifier: Notifier,
+        settings: RoomSettings,
+    ) -> Result<Self, StorageError> {
+        let share = |part: u64| settings.memory_bytes / 100 * part;
+        let next = |newest: i64| AtomicI64::new(newest + 1);
+        Ok(Self(Arc::new(Engine {
+            keys: StateKeys::load(database.clone(), share(10)).await?,
+            events: EventStore::new(database.clone(), share(50)),
+            users: AllUserRooms::new(share(10)),
+            transactions: Transactions::default(),
+            rooms: Registry {
+                strong: Cache::with_weighter(1024, share(20), RoomWeighter),
+                known: Mutex::default(),
+                nids: Cache::new(16 * 1024),
+            },
+            states: Cache::with_weighter(256, share(10), StateWeighter),
+            next_room: next(storage::rooms::load_newest(&database).await?.0),
+            next_event: next(storage::events::load_newest(&database).await?.0),
+            next_state: next(storage::snapshots::load_newest(&database).await?.0),
+            database,
+            writer,
+            clock,
+            server_name,
+            signing_key,
+            notifier,
+            settings,
+        })))
+    }
+
+    /// The room with this ID, if this server knows it.
+    pub async fn find(&self, room_id: &RoomId) -> Result<Option<Arc<Room>>, StorageError> {
+        let registry = &self.0.rooms;
+        if let Some(nid) = registry.nids.get(room_id.as_str())
+            && let Some(room) = self.0.find_in_memory(nid)
+        {
+            return Ok(Some(room));
+        }
+        match storage::rooms::find_by_id(&self.0.database, room_id.as_str()).await? {
+            Some(row) => self.0.admit(row).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// The rooms with these numbers, in this order; all must be there.
+    pub async fn load_all(&self, nids: &[RoomNid]) -> Result<Vec<Arc<Room>>, StorageError> {
+        let mut found: HashMap<RoomNid, Arc<Room>> =
+            nids.iter().filter_map(|&nid| Some((nid, self.0.find_in_memory(nid)?))).collect();
+        let missing: Vec<_> = nids.iter().copied().filter(|nid| !found.contains_key(nid)).collect();
+        if !missing.is_empty() {
+            for row in storage::rooms::list(&self.0.database, &missing).await? {
+                found.insert(row.nid, self.0.admit(row).await?);
+            }
+        }
+        let missing = |nid: &RoomNid| StorageError::Damaged(format!("room {} is missing", nid.0));
+        nids.iter().map(|nid| found.get(nid).cloned().ok_or_else(|| missing(nid))).collect()
+    }
+
+    /// The state that a snapshot holds.
+    pub async fn load_state(&self, nid: StateNid) -> Result<Arc<State>, StorageError> {
+        self.0.load_state(nid).await
+    }
+
+    /// Reads events.
+    pub fn events(&self) -> &EventStore {
+        &self.0.events
+    }
+
+    /// Numbers of state keys and users.
+    pub fn keys(&self) -> &StateKeys {
+        &self.0.keys
+    }
+
+    pub fn writer(&self) -> &Writer {
+        &self.0.writer
+    }
+
+    pub fn database(&self) -> &Database {
+        &self.0.database
+    }
+
+    pub fn clock(&self) -> &Clock {
+        &self.0.clock
+    }
+
+    pub fn notifier(&self) -> &Notifier {
+        &self.0.notifier
+    }
+
+    pub fn server_name(&self) -> &ruma::ServerName {
+        &self.0.server_name
+    }
+}
+
+impl Engine {
+    pub fn next_event_nid(&self) -> EventNid {
+        EventNid(self.next_event.fetch_add(1, Ordering::Relaxed))
+    }
+
+    pub fn next_state_nid(&self) -> StateNid {
+        StateNid(self.next_state.fetch_add(1, Ordering::Relaxed))
+    }
+
+    pub fn next_room_nid(&self) -> RoomNid {
+        RoomNid(self.next_room.fetch_add(1, Ordering::Relaxed))
+    }
+
+    pub fn find_in_memory(&self, nid: RoomNid) -> Option<Arc<Room>> {
+        if let Some(room) = self.rooms.strong.get(&nid) {
+            return Some(room);
+        }
+        let room = self.rooms.known.lock().get(&nid).and_then(Weak::upgrade)?;
+        self.rooms.strong.insert(nid, Arc::clone(&room));
+        Some(room)
+    }
+
+    /// Makes a new room known, once its first events are committed.
+    pub fn register(&self, room: &Arc<Room>) {
+        let mut known = self.rooms.known.lock();
+        // Swept now and then of rooms that nobody uses any more.
+        if known.len().is_power_of_two() {
+            known.retain(|_, room| room.strong_count() > 0);
+        }
+        known.insert(room.nid, Arc::downgrade(room));
+        drop(known);
+        self.rooms.nids.insert(room.room_id.as_str().into(), room.nid);
+        self.rooms.strong.insert(room.nid, Arc::clone(room));
+    }
+
+    /// Reads a room into memory. Of two that read it at once the first one wins: what the row
+    /// says may be older than what a living room knows.
+    async fn admit(&self, row: RoomRow) -> Result<Arc<Room>, StorageError> {
+        let room = self.read_room(row).await?;
+        let mut known = self.rooms.known.lock();
+        if let Some(living) = known.get(&room.nid).and_then(Weak::upgrade) {
+            return Ok(living);
+        }
+        known.insert(room.nid, Arc::downgrade(&room));
+        drop(known);
+        self.rooms.nids.insert(room.room_id.as_str().into(), room.nid);
+        self.rooms.strong.insert(room.nid, Arc::clone(&room));
+        Ok(room)
+    }
+
+    async fn read_room(&self, row: RoomRow) -> Result<Arc<Room>, StorageError> {
+        let damaged = |what: &str| StorageError::Damaged(format!("room {}: {what}", row.room_id));
+        let version = RoomVersion::parse(&row.version).ok_or_else(|| damaged("its version"))?;
+        let room_id = RoomId::parse(&row.room_id).map_err(|_| damaged("its ID"))?;
+        let facts = RoomFacts { room_id: &room_id, rules: version.rules() };
+        let extremities: Vec<i64> =
+            serde_json::from_str(&row.extremities).map_err(|_| damaged("its extremities"))?;
+        let extremities: Vec<_> = extremities.into_iter().map(EventNid).collect();
+        let state = State::clone(&*self.load_state(row.state_nid).await?);
+        let head = Head {
+            extremities: self.events.load(facts, &extremities).await?,
+            depth: row.depth,
+            pinned: Arc::new(self.load_pinned(facts, &state).await?),
+            state,
+            notify_ordinal: row.notify_ordinal,
+            latest_position: row.latest_position,
+            joined_count: row.joined_count,
+            invited_count: row.invited_count,
+        };
+        let complete_above = row.latest_position * ORDERING_STEP;
+        let rules = version.rules();
+        Ok(Arc::new(Room::new(row.nid, room_id, rules, head, complete_above)))
+    }
+
+    async fn load_pinned(
+        &self,
+        facts: RoomFacts<'_>,
+        state: &State,
+    ) -> Result<Vec<(StateKeyNid, Arc<StoredEvent>)>, StorageError> {
+        let mut keys = Vec::new();
+        let mut nids = Vec::new();
+        for kind in PINNED_KINDS {
+            if let Some(key) = self.keys.find(kind, "").await?
+                && let Some(nid) = state.get(key.nid)
+            {
+                keys.push(key.nid);
+                nids.push(nid);
+            }
+        }
+        Ok(keys.into_iter().zip(self.events.load(facts, &nids).await?).collect())
+    }
+
+    pub async fn load_state(&self, nid: StateNid) -> Result<Arc<State>, StorageError> {
+        if let Some(state) = self.states.get(&nid) {
+            return Ok(state);
+        }
+        let rows = storage::snapshots::load_chain(&self.database, nid).await?;
+        let state = Arc::new(State::from_chain(rows)?);
+        self.states.insert(nid, Arc::clone(&state));
+        Ok(state)
+    }
+}

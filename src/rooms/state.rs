@@ -1,0 +1,151 @@
+//! The state of a room at one point: a persistent map in memory, a chain of deltas on disk.
+//!
+//! The chain of a state after n changes has the shape of a Fenwick tree (Fenwick 1994): the
+//! snapshot at height h holds the changes since h less its lowest set bit. Reading takes
+//! O(log n) rows, and writing an amortised O(log n) pairs a change.
+
+use std::sync::Arc;
+
+use crate::storage::{
+    EventNid, StateKeyNid, StateNid, StorageError, WriteTx,
+    snapshots::{self, SnapshotRow},
+};
+
+/// Which event holds each state key. Clones share structure.
+#[derive(Clone, Debug, Default)]
+pub struct State {
+    map: imbl::OrdMap<StateKeyNid, EventNid>,
+    /// The snapshots from the root to here, by rising height.
+    chain: Vec<Arc<Snapshot>>,
+}
+
+#[derive(Debug)]
+struct Snapshot {
+    nid: StateNid,
+    height: i64,
+    delta: Vec<u8>,
+}
+
+impl State {
+    /// The snapshot that holds this state; [`StateNid::EMPTY`] for no state at all.
+    pub fn nid(&self) -> StateNid {
+        self.chain.last().map_or(StateNid::EMPTY, |snapshot| snapshot.nid)
+    }
+
+    pub fn get(&self, key: StateKeyNid) -> Option<EventNid> {
+        self.map.get(&key).copied()
+    }
+
+    pub fn len(&self) -> usize {
+        self.map.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.map.is_empty()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (StateKeyNid, EventNid)> + '_ {
+        self.map.iter().map(|(key, event)| (*key, *event))
+    }
+
+    /// The memberships.
+    pub fn members(&self) -> impl Iterator<Item = (StateKeyNid, EventNid)> + '_ {
+        self.iter().filter(|(key, _)| key.is_membership())
+    }
+
+    /// What differs from `older`: pairs that are new or changed here.
+    pub fn changed_since(&self, older: &Self) -> Vec<(StateKeyNid, EventNid)> {
+        let change = |item: imbl::ordmap::DiffItem<'_, '_, StateKeyNid, EventNid>| match item {
+            imbl::ordmap::DiffItem::Add(key, event) => Some((*key, *event)),
+            imbl::ordmap::DiffItem::Update { new: (key, event), .. } => Some((*key, *event)),
+            imbl::ordmap::DiffItem::Remove(..) => None,
+        };
+        older.map.diff(&self.map).filter_map(change).collect()
+    }
+
+    /// The state after one more change, whose snapshot `nid` is added to the write.
+    pub fn with(
+        &self,
+        (key, event): (StateKeyNid, EventNid),
+        nid: StateNid,
+        tx: &mut WriteTx,
+    ) -> Result<Self, StorageError> {
+        let height = self.chain.last().map_or(0, |snapshot| snapshot.height) + 1;
+        let floor = height - (height & -height);
+        let mut chain = self.chain.clone();
+        let mut merged = imbl::OrdMap::unit(key, event);
+        while let Some(snapshot) = chain.pop_if(|snapshot| snapshot.height > floor) {
+            for (key, event) in snapshots::decode_delta(&snapshot.delta)? {
+                // What came later is there already and stays.
+                merged.entry(key).or_insert(event);
+            }
+        }
+        let pairs: Vec<_> = merged.iter().map(|(key, event)| (*key, *event)).collect();
+        let delta = snapshots::encode_delta(&pairs);
+        let parent = chain.last().map_or(StateNid::EMPTY, |snapshot| snapshot.nid);
+        snapshots::insert(tx, &SnapshotRow { nid, parent, height, delta: delta.clone() });
+        chain.push(Arc::new(Snapshot { nid, height, delta }));
+        Ok(Self { map: self.map.update(key, event), chain })
+    }
+
+    /// Puts the rows of a chain together, oldest first.
+    pub fn from_chain(rows: Vec<SnapshotRow>) -> Result<Self, StorageError> {
+        let mut state = Self::default();
+        for SnapshotRow { nid, height, delta, .. } in rows {
+            for (key, event) in snapshots::decode_delta(&delta)? {
+                state.map.insert(key, event);
+            }
+            state.chain.push(Arc::new(Snapshot { nid, height, delta }));
+        }
+        Ok(state)
+    }
+
+    /// Roughly what it takes in memory when nothing is shared.
+    pub fn weight_bytes(&self) -> u64 {
+        let deltas: usize = self.chain.iter().map(|snapshot| snapshot.delta.len() + 64).sum();
+        (deltas + self.map.len() * 40 + 256) as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn grown(changes: i64) -> State {
+        let mut tx = WriteTx::new();
+        (1..=changes).fold(State::default(), |state, n| {
+            let change = (StateKeyNid(n % 100 * 2), EventNid(n));
+            state.with(change, StateNid(n), &mut tx).expect("deltas are whole")
+        })
+    }
+
+    #[test]
+    fn chains_hold_the_whole_state_in_few_rows() {
+        for changes in [1, 2, 3, 64, 100, 1023, 1024, 1025] {
+            let state = grown(changes);
+            let rows: Vec<_> = state
+                .chain
+                .iter()
+                .map(|s| SnapshotRow {
+                    nid: s.nid,
+                    parent: StateNid::EMPTY,
+                    height: s.height,
+                    delta: s.delta.clone(),
+                })
+                .collect();
+            assert!(rows.len() <= 11, "{} rows for {changes} changes", rows.len());
+            let read = State::from_chain(rows).expect("deltas are whole");
+            assert_eq!(read.map, state.map, "after {changes} changes");
+            assert_eq!(read.nid(), StateNid(changes));
+        }
+    }
+
+    #[test]
+    fn differences_are_what_changed() {
+        let older = grown(50);
+        let mut tx = WriteTx::new();
+        let change = (StateKeyNid(2), EventNid(99));
+        let newer = older.with(change, StateNid(51), &mut tx).expect("deltas are whole");
+        assert_eq!(newer.changed_since(&older), vec![change]);
+    }
+}
