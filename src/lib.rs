@@ -1,5 +1,8 @@
 //! Hearth, a Matrix homeserver. The modules, each in a sentence:
 //!
+//! - [`app`]: wires every component once; the command line and the tests both call it.
+//! - [`http`]: speaks HTTP, decides nothing.
+//! - [`accounts`]: users, passwords, sessions, profiles, account data.
 //! - [`storage`]: SQL and nothing but SQL, over SQLite or PostgreSQL, with the group-commit writer.
 //! - [`protocol`]: the pure core: events, room versions, authorisation, state resolution, signing.
 //! - [`config`]: the settings, one section per file, validated whole.
@@ -7,8 +10,11 @@
 //! - [`notifier`]: wakes waiting syncs.
 //! - [`clock`]: time and randomness as arguments.
 
+pub mod accounts;
+pub mod app;
 pub mod clock;
 pub mod config;
+pub mod http;
 pub mod notifier;
 pub mod protocol;
 pub mod rooms;

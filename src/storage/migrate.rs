@@ -35,7 +35,7 @@ macro_rules! migrations {
 }
 
 /// A migration's number is its place in this list, from 1.
-const MIGRATIONS: &[Migration] = migrations!["0001_writer", "0002_rooms"];
+const MIGRATIONS: &[Migration] = migrations!["0001_writer", "0002_rooms", "0003_accounts"];
 
 /// Applies what is missing, each migration in a transaction of its own; returns the names of
 /// those that were applied.

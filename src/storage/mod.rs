@@ -3,9 +3,11 @@
 
 mod batch;
 mod database;
+pub mod devices;
 mod dialect;
 mod migrate;
 mod nid;
+pub mod tokens;
 mod value;
 mod writer;
 

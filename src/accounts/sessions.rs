@@ -1,0 +1,212 @@
+//! Logins: which access token stands for whom. Warm sessions live in a bounded cache; visits are
+//! noted in memory and written in batches. Not for proving who someone is (see `login`).
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use quick_cache::sync::Cache;
+use ruma::{OwnedDeviceId, OwnedUserId, UserId};
+use sha2::{Digest, Sha256};
+use tokio_util::sync::CancellationToken;
+
+use super::flags::AccountFlags;
+use crate::storage::{
+    Database, StorageError, WriteTx, Writer, devices,
+    tokens::{self, TokenHash},
+};
+
+/// A visit of a device is written again after this time.
+const VISIT_PRECISION_MS: u64 = 3 * 60 * 1000;
+/// Pause between batches of visits.
+const VISITS_PAUSE: Duration = Duration::from_secs(30);
+/// What a session takes in memory, roughly: its struct, two identifiers and its place in the cache.
+const SESSION_WEIGHT_BYTES: u64 = 400;
+
+/// A login that is valid.
+#[derive(Debug)]
+pub struct Session {
+    pub user_id: OwnedUserId,
+    pub device_id: OwnedDeviceId,
+    pub is_admin: bool,
+    pub is_guest: bool,
+    pub is_locked: bool,
+    pub is_suspended: bool,
+    /// The hash of the access token, which names the session.
+    pub token_hash: TokenHash,
+    expires_ts: Option<u64>,
+    /// When the visit was last noted, in milliseconds since the Unix epoch.
+    noted_ts: AtomicU64,
+}
+
+/// Why a token was not accepted.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthenticateError {
+    #[error("the token is unknown")]
+    UnknownToken,
+    #[error("the token has expired")]
+    Expired,
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+/// All sessions.
+pub struct Sessions {
+    database: Database,
+    writer: Writer,
+    cache: Cache<TokenHash, Arc<Session>>,
+    /// Rises whenever sessions end, so that one that ended meanwhile is not put into the cache.
+    epoch: AtomicU64,
+    visits: Mutex<HashMap<TokenHash, Visit>>,
+}
+
+struct Visit {
+    session: Arc<Session>,
+    seen_ts: u64,
+    address: Option<IpAddr>,
+}
+
+/// The hash under which a token is kept.
+pub fn hash_token(token: &str) -> TokenHash {
+    Sha256::digest(token.as_bytes()).into()
+}
+
+impl Sessions {
+    /// `cache_bytes` bounds what warm sessions take in memory.
+    pub fn new(database: Database, writer: Writer, cache_bytes: u64) -> Self {
+        let sessions_max = (cache_bytes / SESSION_WEIGHT_BYTES).max(100) as usize;
+        Self {
+            database,
+            writer,
+            cache: Cache::new(sessions_max),
+            epoch: AtomicU64::new(0),
+            visits: Mutex::default(),
+        }
+    }
+
+    /// The session that a token stands for, and notes the visit.
+    pub async fn authenticate(
+        &self,
+        token: &str,
+        address: Option<IpAddr>,
+        now_ts: u64,
+    ) -> Result<Arc<Session>, AuthenticateError> {
+        let hash = hash_token(token);
+        let session = match self.cache.get(&hash) {
+            Some(session) => session,
+            None => self.load(hash).await?,
+        };
+        if session.expires_ts.is_some_and(|expires_ts| expires_ts <= now_ts) {
+            return Err(AuthenticateError::Expired);
+        }
+        self.note_visit(&session, address, now_ts);
+        Ok(session)
+    }
+
+    /// Drops ended sessions from memory. Call it after the commit that ended them.
+    pub fn forget(&self, hashes: &[TokenHash]) {
+        self.epoch.fetch_add(1, Ordering::SeqCst);
+        for hash in hashes {
+            self.cache.remove(hash);
+        }
+    }
+
+    /// Has a user's sessions read again, after a change of the account's flags.
+    pub fn reload_user(&self, user_id: &UserId) {
+        self.epoch.fetch_add(1, Ordering::SeqCst);
+        self.cache.retain(|_, session| session.user_id != user_id);
+    }
+
+    /// Writes visits in batches until the server stops, and then what is left.
+    pub async fn run_visits(self: Arc<Self>, shutdown: CancellationToken) {
+        let mut pause = tokio::time::interval(VISITS_PAUSE);
+        pause.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let stops = tokio::select! {
+                () = shutdown.cancelled() => true,
+                _ = pause.tick() => false,
+            };
+            if let Err(error) = self.write_visits().await {
+                tracing::warn!(%error, "visits of devices were not written");
+            }
+            if stops {
+                return;
+            }
+        }
+    }
+
+    /// Writes the visits noted since the last time.
+    pub async fn write_visits(&self) -> Result<(), StorageError> {
+        let visits = std::mem::take(&mut *self.visits.lock());
+        if visits.is_empty() {
+            return Ok(());
+        }
+        let mut tx = WriteTx::new();
+        for Visit { session, seen_ts, address } in visits.into_values() {
+            let (user_id, device_id) = (session.user_id.as_str(), session.device_id.as_str());
+            let ip = address.map(|address| address.to_string());
+            devices::push_visit(&mut tx, user_id, device_id, seen_ts, ip);
+        }
+        self.writer.commit(tx).await.map(drop)
+    }
+
+    fn note_visit(&self, session: &Arc<Session>, address: Option<IpAddr>, now_ts: u64) {
+        let noted_ts = session.noted_ts.load(Ordering::Relaxed);
+        if now_ts < noted_ts.saturating_add(VISIT_PRECISION_MS) {
+            return;
+        }
+        session.noted_ts.store(now_ts, Ordering::Relaxed);
+        let visit = Visit { session: session.clone(), seen_ts: now_ts, address };
+        self.visits.lock().insert(session.token_hash, visit);
+    }
+
+    async fn load(&self, hash: TokenHash) -> Result<Arc<Session>, AuthenticateError> {
+        let epoch = self.epoch.load(Ordering::SeqCst);
+        let found = tokens::find_access(&self.database, &hash).await?;
+        let stored = found.ok_or(AuthenticateError::UnknownToken)?;
+        let flags = AccountFlags(stored.account_flags);
+        if flags.is_deactivated() {
+            return Err(AuthenticateError::UnknownToken);
+        }
+        if let Some(parent_hash) = stored.parent_hash {
+            self.confirm(hash, parent_hash).await?;
+        }
+        let user_id = UserId::parse(&stored.user_id)
+            .map_err(|_| StorageError::Damaged(format!("user ID {}", stored.user_id)))?;
+        let session = Arc::new(Session {
+            user_id,
+            device_id: stored.device_id.into(),
+            is_admin: flags.is_admin(),
+            is_guest: flags.is_guest(),
+            is_locked: flags.is_locked(),
+            is_suspended: flags.is_suspended(),
+            token_hash: hash,
+            expires_ts: stored.access_expires_ts.map(i64::cast_unsigned),
+            noted_ts: AtomicU64::new(0),
+        });
+        self.cache.insert(hash, session.clone());
+        if self.epoch.load(Ordering::SeqCst) != epoch {
+            self.cache.remove(&hash);
+        }
+        Ok(session)
+    }
+
+    /// The first use of a refreshed pair ends the pair that it replaces.
+    async fn confirm(&self, hash: TokenHash, parent_hash: Vec<u8>) -> Result<(), StorageError> {
+        let gone: Result<_, StorageError> = self
+            .writer
+            .transact(move |tx| {
+                Box::pin(async move { tokens::confirm(tx, &hash, &parent_hash).await })
+            })
+            .await;
+        self.forget(&gone?);
+        Ok(())
+    }
+}

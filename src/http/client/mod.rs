@@ -1,0 +1,3 @@
+//! The Client-Server API, one file per noun of the specification.
+
+pub mod versions;

@@ -1,0 +1,16 @@
+//! `GET /_matrix/client/versions` (Client-Server API, "API Versions").
+
+use serde_json::{Value, json};
+
+use crate::http::json::Json;
+
+/// The versions of the specification that this server implements.
+const VERSIONS: [&str; 20] = [
+    "r0.6.1", "v1.1", "v1.2", "v1.3", "v1.4", "v1.5", "v1.6", "v1.7", "v1.8", "v1.9", "v1.10",
+    "v1.11", "v1.12", "v1.13", "v1.14", "v1.15", "v1.16", "v1.17", "v1.18", "v1.19",
+];
+
+/// Lists versions and unstable features.
+pub async fn get_versions() -> Json<Value> {
+    Json(json!({ "versions": VERSIONS, "unstable_features": {} }))
+}

@@ -1,0 +1,12 @@
+//! Speaks HTTP and decides nothing: turns requests into calls of the modules below, and what they
+//! return into answers. Connections, TLS and shutdown are the business of `server`.
+
+pub mod auth;
+mod client;
+pub mod error;
+pub mod json;
+pub mod rate_limit;
+pub mod router;
+mod state;
+
+pub use state::{App, AppState};

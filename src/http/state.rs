@@ -1,0 +1,32 @@
+//! What handlers can reach: the components, wired by `crate::app`. Decides nothing.
+
+use std::sync::Arc;
+
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::rate_limit::RateLimits;
+use crate::{
+    accounts::Accounts,
+    clock::Clock,
+    config::Config,
+    storage::{Database, Writer},
+};
+
+/// The running server. `App::build` (in `crate::app`) makes it.
+pub struct App {
+    pub config: Arc<Config>,
+    pub clock: Clock,
+    pub database: Database,
+    pub writer: Writer,
+    pub accounts: Accounts,
+    pub rate_limits: RateLimits,
+    /// Cancelled when the server stops: long polls end, background tasks finish.
+    pub shutdown: CancellationToken,
+    /// Background tasks; the server waits for them before it exits.
+    pub tasks: TaskTracker,
+    /// Keeps other processes out of the data directory.
+    pub(crate) _data_dir_lock: std::fs::File,
+}
+
+/// What handlers take.
+pub type AppState = Arc<App>;

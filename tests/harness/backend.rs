@@ -1,0 +1,93 @@
+//! Where a test's data live: a directory of its own, and for PostgreSQL a schema of its own.
+
+use std::{path::PathBuf, time::Duration};
+
+use hearth::config::{Argon2Config, Config, RegistrationMode, Secret, Size};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use tempfile::TempDir;
+
+/// Names the database of the tests: `postgres://USER@HOST/NAME`.
+const POSTGRES_VARIABLE: &str = "HEARTH_TEST_POSTGRES";
+
+/// Data that outlive the servers of one test.
+pub struct Backend {
+    data_dir: TempDir,
+    postgres: Option<Schema>,
+}
+
+struct Schema {
+    url: String,
+    name: String,
+}
+
+/// Runs the body of a test in a runtime of its own, and deletes its data when it has passed.
+pub fn run_test(make: fn() -> Backend, body: impl AsyncFnOnce(&Backend)) {
+    let backend = make();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        if let Some(schema) = &backend.postgres {
+            schema.execute(format!("CREATE SCHEMA {}", schema.name)).await;
+        }
+        // No answer takes this long; a test that hangs names itself.
+        tokio::time::timeout(Duration::from_secs(60), body(&backend)).await.unwrap();
+        if let Some(schema) = &backend.postgres {
+            schema.execute(format!("DROP SCHEMA {} CASCADE", schema.name)).await;
+        }
+    });
+}
+
+impl Backend {
+    pub fn sqlite() -> Self {
+        Self { data_dir: TempDir::new().unwrap(), postgres: None }
+    }
+
+    pub fn postgres() -> Self {
+        let Ok(url) = std::env::var(POSTGRES_VARIABLE) else {
+            panic!(
+                "{POSTGRES_VARIABLE} is not set. Run the tests with .ci/run, which starts a \
+                 PostgreSQL of its own, or set it to the address of one."
+            );
+        };
+        let data_dir = TempDir::new().unwrap();
+        // The directory's name is unique among the tests that run now.
+        let unique: String = data_dir.path().file_name().unwrap().to_str().unwrap().to_lowercase();
+        let unique: String = unique.chars().filter(char::is_ascii_alphanumeric).collect();
+        let name = format!("test_{}_{unique}", std::process::id());
+        Self { data_dir, postgres: Some(Schema { url, name }) }
+    }
+
+    pub fn is_postgres(&self) -> bool {
+        self.postgres.is_some()
+    }
+
+    /// A configuration for tests: open registration, no limits, cheap passwords.
+    pub fn config(&self) -> Config {
+        let mut config = Config::default();
+        config.server.name = "hearth.test".try_into().unwrap();
+        config.server.data_dir = self.data_dir.path().to_owned();
+        config.database.url = self.postgres.as_ref().map(|schema| Secret::new(schema.url()));
+        config.registration.mode = RegistrationMode::Open;
+        config.registration.allow_guests = true;
+        config.rate_limits.enabled = false;
+        config.users.argon2 = Argon2Config { memory: Size::kib(8), iterations: 1, parallelism: 1 };
+        config
+    }
+
+    pub fn data_dir(&self) -> PathBuf {
+        self.data_dir.path().to_owned()
+    }
+}
+
+impl Schema {
+    /// The address with which connections find this schema's tables only.
+    fn url(&self) -> String {
+        let separator = if self.url.contains('?') { '&' } else { '?' };
+        format!("{}{separator}options[search_path]={}", self.url, self.name)
+    }
+
+    async fn execute(&self, sql: String) {
+        let mut connection = PgConnection::connect(&self.url).await.unwrap();
+        sqlx::query(AssertSqlSafe(sql)).execute(&mut connection).await.unwrap();
+        connection.close().await.unwrap();
+    }
+}

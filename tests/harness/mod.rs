@@ -1,0 +1,37 @@
+//! What the integration tests stand on: a real server over real HTTP on either database, and a
+//! small client. Nothing here sleeps; every wait is for something that happens.
+
+mod backend;
+mod client;
+mod server;
+
+pub use backend::{Backend, run_test};
+pub use client::{Answer, Client};
+pub use server::Server;
+
+/// Makes of each `async fn name(backend: Backend) { … }` a test on SQLite and one on PostgreSQL.
+#[macro_export]
+macro_rules! both_databases {
+    ($($(#[$attribute:meta])* async fn $name:ident($backend:ident: Backend) $body:block)*) => {$(
+        mod $name {
+            use super::*;
+
+            $(#[$attribute])*
+            async fn body($backend: &$crate::harness::Backend) $body
+
+            #[test]
+            fn sqlite() {
+                $crate::harness::run_test($crate::harness::Backend::sqlite, async |backend| {
+                    body(backend).await
+                });
+            }
+
+            #[test]
+            fn postgres() {
+                $crate::harness::run_test($crate::harness::Backend::postgres, async |backend| {
+                    body(backend).await
+                });
+            }
+        }
+    )*};
+}
