@@ -1,6 +1,9 @@
 //! Hearth, a Matrix homeserver. The modules, each in a sentence:
 //!
 //! - [`app`]: wires every component once; the command line and the tests both call it.
+//! - [`cli`]: the commands, one file per subcommand.
+//! - [`server`]: listeners, TLS, connections, shutdown.
+//! - [`telemetry`]: logs and figures.
 //! - [`http`]: speaks HTTP, decides nothing.
 //! - [`accounts`]: users, passwords, sessions, profiles, account data.
 //! - [`storage`]: SQL and nothing but SQL, over SQLite or PostgreSQL, with the group-commit writer.
@@ -12,10 +15,13 @@
 
 pub mod accounts;
 pub mod app;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod http;
 pub mod notifier;
 pub mod protocol;
 pub mod rooms;
+pub mod server;
 pub mod storage;
+pub mod telemetry;

@@ -1,12 +1,16 @@
 //! Speaks HTTP and decides nothing: turns requests into calls of the modules below, and what they
 //! return into answers. Connections, TLS and shutdown are the business of `server`.
 
+pub mod apis;
 pub mod auth;
 mod client;
+pub mod cors;
 pub mod error;
+mod health;
 pub mod json;
 pub mod rate_limit;
 pub mod router;
 mod state;
+mod well_known;
 
 pub use state::{App, AppState};

@@ -6,13 +6,19 @@ use axum::{
     routing::{MethodRouter, get},
 };
 
-use super::{client::versions, error::MatrixError, state::AppState};
+use super::{client::versions, error::MatrixError, health, state::AppState, well_known};
 
 /// Everything this server answers.
 pub fn build_router(app: AppState) -> Router {
     let routes = Routes::default()
         // versions.rs
-        .plain("/_matrix/client/versions", get(versions::get_versions));
+        .plain("/_matrix/client/versions", get(versions::get_versions))
+        // well_known.rs
+        .plain("/.well-known/matrix/client", get(well_known::get_client))
+        .plain("/.well-known/matrix/server", get(well_known::get_server))
+        .plain("/.well-known/matrix/support", get(well_known::get_support))
+        // health.rs
+        .plain("/health", get(health::get_health));
     routes.finish(app)
 }
 

@@ -1,0 +1,176 @@
+//! One configured listener: it accepts connections, knows which APIs it carries and whom it believes.
+
+use std::{convert::Infallible, future::Future, io, net::IpAddr, sync::Arc, time::Duration};
+
+use axum::{Router, http::Request, response::Response};
+use hyper::body::Incoming;
+use hyper_util::{
+    rt::{TokioExecutor, TokioTimer},
+    server::conn::auto,
+};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::Service as _;
+
+use super::{
+    activity::Patience,
+    connection::serve_connection,
+    forwarded::find_client_address,
+    request_body::receive_body,
+    socket::Socket,
+    tls::Certificates,
+    transport::{Transport, Wire},
+};
+use crate::{
+    clock::Clock,
+    config::{Api, Config, Listener, TrustedProxy},
+    http::{apis, auth::ClientAddress, cors},
+};
+
+/// Streams that one HTTP/2 connection may have open; each can hold a request.
+const HTTP2_STREAMS_MAX: u32 = 128;
+/// How often a silent HTTP/2 connection is asked whether it is still there.
+const HTTP2_PING_PAUSE: Duration = Duration::from_secs(60);
+/// The pause after the system has refused a connection, most often for want of file descriptors.
+const ACCEPT_RETRY_PAUSE: Duration = Duration::from_millis(100);
+
+/// What every connection of one listener shares.
+pub(super) struct Door {
+    pub clock: Clock,
+    pub http: auto::Builder<TokioExecutor>,
+    pub patience: Patience,
+    router: Router,
+    apis: Vec<Api>,
+    trusted_proxies: Vec<TrustedProxy>,
+    body_patience: Duration,
+    tls: Option<TlsAcceptor>,
+}
+
+/// What bounds and ends the connections of all doors.
+#[derive(Clone)]
+pub(super) struct Scope {
+    pub connections: Arc<Semaphore>,
+    pub tasks: TaskTracker,
+    /// Connections end after the requests under way.
+    pub shutdown: CancellationToken,
+    /// Connections end at once.
+    pub abort: CancellationToken,
+}
+
+impl Door {
+    pub fn new(
+        config: &Config,
+        listener: &Listener,
+        certificates: Option<&Certificates>,
+        clock: Clock,
+        router: Router,
+    ) -> Self {
+        let head_size_max = config.limits.request_head_size_max.as_usize();
+        let mut http = auto::Builder::new(TokioExecutor::new());
+        http.http1().max_buf_size(head_size_max);
+        http.http2()
+            .timer(TokioTimer::new())
+            .keep_alive_interval(HTTP2_PING_PAUSE)
+            .max_concurrent_streams(HTTP2_STREAMS_MAX)
+            .max_header_list_size(u32::try_from(head_size_max).unwrap_or(u32::MAX));
+        Self {
+            clock,
+            http,
+            patience: Patience::from(&config.limits),
+            router,
+            apis: listener.apis.clone(),
+            trusted_proxies: listener.trusted_proxies.clone(),
+            body_patience: config.limits.request_body_timeout,
+            tls: certificates.map(|certificates| TlsAcceptor::from(certificates.server_config())),
+        }
+    }
+
+    pub fn speaks_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// Answers one request that came in through this door.
+    pub fn answer(
+        &self,
+        request: Request<Incoming>,
+        peer: Option<IpAddr>,
+    ) -> impl Future<Output = Response> + use<> {
+        let mut request = request.map(|body| receive_body(body, self.body_patience));
+        let address = find_client_address(peer, request.headers(), &self.trusted_proxies);
+        request.extensions_mut().insert(ClientAddress(address));
+        let needs_cors = cors::concerns(request.uri().path());
+        let early = apis::refuse_foreign(request.uri().path(), &self.apis)
+            .or_else(|| needs_cors.then(|| cors::answer_preflight(request.method())).flatten());
+        let mut router = self.router.clone();
+        async move {
+            let mut response = match early {
+                Some(response) => response,
+                None => {
+                    let result: Result<Response, Infallible> = router.call(request).await;
+                    let Ok(response) = result;
+                    response
+                }
+            };
+            if needs_cors {
+                cors::add_headers(response.headers_mut());
+            }
+            response
+        }
+    }
+
+    async fn secure(&self, wire: Wire) -> io::Result<Transport> {
+        let Some(acceptor) = &self.tls else { return Ok(Transport::Plain(wire)) };
+        let handshake = tokio::time::timeout(self.patience.head, acceptor.accept(wire));
+        Ok(Transport::Tls(Box::new(handshake.await??)))
+    }
+}
+
+/// Accepts connections until the shutdown, no more at once than the scope allows.
+pub(super) async fn accept_connections(socket: Socket, door: Arc<Door>, scope: Scope) {
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = scope.shutdown.cancelled() => return,
+            accepted = accept_one(&socket, &scope.connections) => accepted,
+        };
+        match accepted {
+            Ok((wire, peer, permit)) => {
+                let (door, scope) = (Arc::clone(&door), scope.clone());
+                let tasks = scope.tasks.clone();
+                tasks.spawn(async move {
+                    let _permit = permit;
+                    let serving = serve_wire(wire, peer, door, scope.shutdown.clone());
+                    scope.abort.run_until_cancelled(serving).await;
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(ACCEPT_RETRY_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// A full house leaves further connections waiting in the kernel's queue.
+async fn accept_one(
+    socket: &Socket,
+    connections: &Arc<Semaphore>,
+) -> io::Result<(Wire, Option<IpAddr>, OwnedSemaphorePermit)> {
+    let permit = Arc::clone(connections).acquire_owned().await.map_err(io::Error::other)?;
+    let (wire, peer) = socket.accept().await?;
+    Ok((wire, peer, permit))
+}
+
+async fn serve_wire(
+    wire: Wire,
+    peer: Option<IpAddr>,
+    door: Arc<Door>,
+    shutdown: CancellationToken,
+) {
+    match shutdown.run_until_cancelled(door.secure(wire)).await {
+        Some(Ok(transport)) => serve_connection(transport, peer, door, shutdown).await,
+        Some(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
+        None => {}
+    }
+}
