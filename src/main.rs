@@ -1,1 +1,9 @@
-fn main() {}
+//! The program: everything it does begins in [`hearth::cli`].
+
+/// Returns memory to the system and serves many threads better than the system's allocator does.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> std::process::ExitCode {
+    hearth::cli::run()
+}

@@ -2,7 +2,6 @@
 //! what a client has not seen yet (`sync`).
 
 mod append;
-mod event_filter;
 mod event_store;
 mod registry;
 mod room;
@@ -16,7 +15,6 @@ mod user_rooms;
 mod visibility;
 
 pub use append::{AppendError, EventRequest, ExtraRows};
-pub use event_filter::{EventFilter, RoomEventFilter, takes_room};
 pub use event_store::{EventStore, RoomFacts, StoredEvent, event_key};
 pub use registry::{RoomSettings, Rooms};
 pub use room::{Head, RECENT_EVENTS_MAX, Room};
