@@ -2,6 +2,7 @@
 //! what a client has not seen yet (`sync`).
 
 mod append;
+pub mod client_event;
 mod event_store;
 mod registry;
 mod room;
@@ -10,11 +11,13 @@ mod state;
 mod state_keys;
 mod summary;
 mod timeline;
+mod token;
 mod transactions;
 mod user_rooms;
 mod visibility;
 
 pub use append::{AppendError, EventRequest, ExtraRows};
+pub use client_event::{EventView, write_client_event, write_stripped_event};
 pub use event_store::{EventStore, RoomFacts, StoredEvent, event_key};
 pub use registry::{RoomSettings, Rooms};
 pub use room::{Head, RECENT_EVENTS_MAX, Room};
@@ -22,6 +25,7 @@ pub use state::State;
 pub use state_keys::{MEMBER, StateKey, StateKeys};
 pub use summary::relation_of;
 pub use timeline::{TimelinePart, ordering_of_position};
+pub use token::PageToken;
 pub use transactions::SentBy;
 pub use user_rooms::{UserRoom, UserRooms};
 pub use visibility::Viewer;
