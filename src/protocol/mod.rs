@@ -19,4 +19,5 @@ pub mod room_content;
 pub mod room_version;
 pub mod signing;
 pub mod state_key;
+pub mod state_resolution;
 pub mod third_party_invite;

@@ -130,7 +130,8 @@ impl JoinRule {
 }
 
 impl JoinRules {
-    /// The rules of a room whose state has `event` as its `m.room.join_rules`; without one, `invite`.
+    /// The rules of a room whose state has `event` as its `m.room.join_rules`. Without one, or where it
+    /// names no rule, `invite`: the specification leaves it open, and that is what servers do.
     pub fn of_state(event: Option<&Event>) -> Self {
         let Some(event) = event else {
             return Self { join_rule: JoinRule::Invite, allow: Vec::new() };
@@ -144,7 +145,10 @@ impl JoinRules {
             if kind == "m.room_membership" { RoomId::parse(room).ok() } else { None }
         };
         Self {
-            join_rule: join_rule.map_or(JoinRule::Unknown, JoinRule::parse),
+            join_rule: match raw.join_rule {
+                Some(_) => join_rule.map_or(JoinRule::Unknown, JoinRule::parse),
+                None => JoinRule::Invite,
+            },
             allow: conditions.into_iter().flatten().filter_map(room_of).collect(),
         }
     }

@@ -1,0 +1,157 @@
+//! The two orders of version 2: reverse topological power ordering, and mainline ordering.
+
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, HashMap, HashSet},
+};
+
+use ruma::{EventId, OwnedEventId};
+
+use super::{Events, KnownEvent, Needs};
+use crate::protocol::{
+    power_levels::{PowerLevel, PowerLevels},
+    room_version::RoomRules,
+};
+
+/// Compares events of the same generation: the greater power first, then the earlier, then the lesser ID.
+type Rank<'a> = (Reverse<PowerLevel>, i64, &'a EventId);
+
+/// Sorts the events of `full` whose positions are in `selected` by reverse topological power ordering.
+///
+/// An edge is an authorisation event that is itself in `selected`. (The text could be read as paths
+/// through events outside; all known implementations look at edges.)
+pub(super) fn sort_by_power(
+    full: &[KnownEvent],
+    selected: &HashSet<usize>,
+    edges: &[Vec<usize>],
+    rules: &RoomRules,
+    events: &Events<'_>,
+) -> Result<Vec<usize>, Needs> {
+    let mut levels = SenderLevels { rules, events, by_power_event: HashMap::new() };
+    let mut ranks: HashMap<usize, Rank<'_>> = HashMap::with_capacity(selected.len());
+    for &node in selected {
+        let event = &full[node].event;
+        let level = Reverse(levels.of_sender(&full[node]));
+        ranks.insert(node, (level, event.origin_server_ts(), event.event_id()));
+    }
+    events.check_complete()?;
+
+    let mut waits_for: HashMap<usize, usize> = HashMap::with_capacity(selected.len());
+    let mut children: HashMap<usize, Vec<usize>> = HashMap::new();
+    let mut ready = BinaryHeap::new();
+    for &node in selected {
+        waits_for.insert(node, edges[node].len());
+        for &parent in &edges[node] {
+            children.entry(parent).or_default().push(node);
+        }
+        if edges[node].is_empty() {
+            ready.push(Reverse((ranks[&node], node)));
+        }
+    }
+    let mut sorted = Vec::with_capacity(selected.len());
+    while let Some(Reverse((_, node))) = ready.pop() {
+        sorted.push(node);
+        for child in children.remove(&node).unwrap_or_default() {
+            if let Some(count) = waits_for.get_mut(&child) {
+                *count -= 1;
+                if *count == 0 {
+                    ready.push(Reverse((ranks[&child], child)));
+                }
+            }
+        }
+    }
+    Ok(sorted)
+}
+
+/// Sorts `nodes` (positions in `full`) by the mainline of `power`, the power levels that hold so far.
+pub(super) fn sort_by_mainline(
+    full: &[KnownEvent],
+    mut nodes: Vec<usize>,
+    power: Option<KnownEvent>,
+    events: &Events<'_>,
+) -> Result<Vec<usize>, Needs> {
+    let mut mainline = Mainline::new(power, events);
+    let position = |node: usize| mainline.position(&full[node]);
+    let positions: HashMap<usize, usize> =
+        nodes.iter().copied().zip(nodes.iter().copied().map(position)).collect();
+    events.check_complete()?;
+    nodes.sort_by_key(|node| {
+        let event = &full[*node].event;
+        (Reverse(positions[node]), event.origin_server_ts(), event.event_id())
+    });
+    Ok(nodes)
+}
+
+/// The power of senders by the power levels that their events cite, each read once.
+struct SenderLevels<'a> {
+    rules: &'a RoomRules,
+    events: &'a Events<'a>,
+    by_power_event: HashMap<Option<OwnedEventId>, PowerLevels>,
+}
+
+impl SenderLevels<'_> {
+    fn of_sender(&mut self, known: &KnownEvent) -> PowerLevel {
+        let event = &known.event;
+        let power = self.events.find_auth_event(event, "m.room.power_levels");
+        let id = power.as_ref().map(|power| power.event.event_id().to_owned());
+        let levels = self.by_power_event.entry(id).or_insert_with(|| {
+            let create = self.events.find_create(event, self.rules);
+            PowerLevels::from_events(
+                create.as_ref().map(|create| &*create.event),
+                power.as_ref().map(|power| &*power.event),
+                self.rules,
+            )
+        });
+        levels.user(event.sender())
+    }
+}
+
+/// A line of power levels, each in the authorisation events of the one before, and how far from its
+/// start other power levels branch off.
+struct Mainline<'a> {
+    events: &'a Events<'a>,
+    /// Positions of power-level events, on the mainline or leading to it.
+    positions: HashMap<OwnedEventId, usize>,
+}
+
+/// The position of what never meets the mainline: greater than any.
+const OFF_MAINLINE: usize = usize::MAX;
+
+impl<'a> Mainline<'a> {
+    fn new(power: Option<KnownEvent>, events: &'a Events<'a>) -> Self {
+        let mut mainline = Self { events, positions: HashMap::new() };
+        let mut next = power;
+        while let Some(known) = next {
+            let position = mainline.positions.len();
+            let id = known.event.event_id().to_owned();
+            if mainline.positions.insert(id, position).is_some() {
+                break;
+            }
+            next = events.find_auth_event(&known.event, "m.room.power_levels");
+        }
+        mainline
+    }
+
+    /// The mainline position of an event. Every power-level event is walked over only once.
+    fn position(&mut self, known: &KnownEvent) -> usize {
+        let mut walked = Vec::new();
+        let mut next = self.events.find_auth_event(&known.event, "m.room.power_levels");
+        let position = loop {
+            let Some(power) = next else {
+                break OFF_MAINLINE;
+            };
+            let id = power.event.event_id();
+            if let Some(position) = self.positions.get(id) {
+                break *position;
+            }
+            // Noted at once, so that a cycle ends here; corrected below.
+            self.positions.insert(id.to_owned(), OFF_MAINLINE);
+            walked.push(id.to_owned());
+            next = self.events.find_auth_event(&power.event, "m.room.power_levels");
+        };
+        for id in walked {
+            self.positions.insert(id, position);
+        }
+        position
+    }
+}
