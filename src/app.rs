@@ -2,7 +2,8 @@
 
 use std::{
     fs::{File, TryLockError},
-    io,
+    io::{self, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -14,13 +15,20 @@ pub use crate::http::{App, AppState};
 use crate::{
     accounts::Accounts,
     clock::Clock,
-    config::{Config, DatabaseLocation},
+    config::{CacheShare, Config, DatabaseLocation},
     http::rate_limit::RateLimits,
+    notifier::Notifier,
+    protocol::signing::{KEY_BYTES, KeyError, SigningKey},
+    rooms::{RoomSettings, Rooms},
     storage::{Database, MigrateError, StorageError, Writer, migrate, run_checkpoints},
 };
 
 /// The lock file in the data directory.
 const LOCK_FILE: &str = "lock";
+/// The signing key in the data directory, unless the configuration names another file.
+const SIGNING_KEY_FILE: &str = "signing.key";
+/// Random letters in the name of a new signing key, after `a_`.
+const KEY_NAME_LENGTH: usize = 6;
 /// How often SQLite's write-ahead log is moved into the database file.
 const CHECKPOINT_PAUSE: Duration = Duration::from_secs(1);
 
@@ -31,6 +39,10 @@ pub enum StartError {
     DataDir { path: PathBuf, source: io::Error },
     #[error("another Hearth uses the data directory {path}; stop it first")]
     DataDirInUse { path: PathBuf },
+    #[error("the signing key {path} cannot be read or written: {source}")]
+    SigningKeyFile { path: PathBuf, source: io::Error },
+    #[error("the signing key {path} is not understood: {source}")]
+    SigningKey { path: PathBuf, source: KeyError },
     #[error(transparent)]
     Migrate(#[from] MigrateError),
     #[error(transparent)]
@@ -43,6 +55,7 @@ impl App {
     pub async fn build(config: Config, clock: Clock) -> Result<AppState, StartError> {
         let config = Arc::new(config);
         let data_dir_lock = lock_data_dir(&config.server.data_dir)?;
+        let signing_key = load_signing_key(&config, &clock)?;
         let database = open_database(&config).await?;
         for name in migrate(&database).await? {
             tracing::info!(migration.name = name, "the database was migrated");
@@ -51,6 +64,14 @@ impl App {
         let accounts =
             Accounts::start(config.clone(), clock.clone(), database.clone(), writer.clone())
                 .await?;
+        let rooms = Rooms::load(
+            (database.clone(), writer.clone()),
+            clock.clone(),
+            (config.server.name.clone(), signing_key),
+            Notifier::new(),
+            room_settings(&config),
+        )
+        .await?;
         let app = Arc::new(Self {
             rate_limits: RateLimits::new(config.rate_limits.clone()),
             config,
@@ -58,6 +79,7 @@ impl App {
             database,
             writer,
             accounts,
+            rooms,
             shutdown: CancellationToken::new(),
             tasks: TaskTracker::new(),
             _data_dir_lock: data_dir_lock,
@@ -87,6 +109,49 @@ impl App {
                 () = shutdown.cancelled() => {}
             }
         });
+    }
+}
+
+fn room_settings(config: &Config) -> RoomSettings {
+    let shares =
+        [CacheShare::Events, CacheShare::Rooms, CacheShare::State, CacheShare::Identifiers];
+    let retention = config.rooms.redaction_retention;
+    RoomSettings {
+        memory_bytes: shares.map(|share| config.memory.share(share)).iter().sum(),
+        redaction_retention_ms: retention.map(|retention| retention.as_millis() as u64),
+    }
+}
+
+/// Reads the signing key, or makes one at the first start. Its file has the format of other
+/// homeservers, so that a server can take its key along.
+fn load_signing_key(config: &Config, clock: &Clock) -> Result<SigningKey, StartError> {
+    let in_data_dir = || config.server.data_dir.join(SIGNING_KEY_FILE);
+    let path = config.server.signing_key_file.clone().unwrap_or_else(in_data_dir);
+    match std::fs::read_to_string(&path) {
+        Ok(text) => SigningKey::parse_key_file(&text)
+            .map_err(|source| StartError::SigningKey { path, source }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let mut seed = [0; KEY_BYTES];
+            clock.fill_random(&mut seed);
+            let name = format!("a_{}", clock.random_text(KEY_NAME_LENGTH));
+            let key = SigningKey::from_seed(&name, &seed)
+                .map_err(|source| StartError::SigningKey { path: path.clone(), source })?;
+            write_signing_key(&path, &key)
+                .map_err(|source| StartError::SigningKeyFile { path, source })?;
+            Ok(key)
+        }
+        Err(source) => Err(StartError::SigningKeyFile { path, source }),
+    }
+}
+
+/// Makes the file durable before the key signs anything.
+fn write_signing_key(path: &Path, key: &SigningKey) -> io::Result<()> {
+    let mut file = File::options().create_new(true).write(true).mode(0o600).open(path)?;
+    file.write_all(key.format_key_file().as_bytes())?;
+    file.sync_all()?;
+    match path.parent() {
+        Some(directory) => File::open(directory)?.sync_all(),
+        None => Ok(()),
     }
 }
 

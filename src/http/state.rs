@@ -9,6 +9,7 @@ use crate::{
     accounts::Accounts,
     clock::Clock,
     config::Config,
+    rooms::Rooms,
     storage::{Database, Writer},
 };
 
@@ -19,6 +20,7 @@ pub struct App {
     pub database: Database,
     pub writer: Writer,
     pub accounts: Accounts,
+    pub rooms: Rooms,
     pub rate_limits: RateLimits,
     /// Cancelled when the server stops: long polls end, background tasks finish.
     pub shutdown: CancellationToken,
