@@ -3,6 +3,7 @@
 
 mod append;
 pub mod client_event;
+mod event_filter;
 mod event_store;
 mod registry;
 mod room;
@@ -18,6 +19,7 @@ mod visibility;
 
 pub use append::{AppendError, EventRequest, ExtraRows};
 pub use client_event::{EventView, write_client_event, write_stripped_event};
+pub use event_filter::{EventFilter, RoomEventFilter, takes_room};
 pub use event_store::{EventStore, RoomFacts, StoredEvent, event_key};
 pub use registry::{RoomSettings, Rooms};
 pub use room::{Head, RECENT_EVENTS_MAX, Room};
