@@ -96,6 +96,14 @@ impl Activity {
         Some(self.opened + Duration::from_millis(since) + patience)
     }
 
+    /// Whether closing the connection now would lose no answer. An HTTP/2 connection may still hold
+    /// parts of answers back for the client to ask for them, so that only its own end tells.
+    pub fn has_nothing_to_answer(&self) -> bool {
+        !self.is_http2.load(Relaxed)
+            && self.requests.load(Relaxed) == 0
+            && self.write_blocked_since.load(Relaxed) == NEVER
+    }
+
     fn now(&self) -> u64 {
         let elapsed = self.clock.instant().duration_since(self.opened);
         u64::try_from(elapsed.as_millis()).unwrap_or(NEVER - 1)

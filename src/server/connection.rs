@@ -58,6 +58,8 @@ pub(super) async fn serve_connection(
                 }
                 Poll::Ready(())
             }
+            // Half a head would keep the server waiting for its other half.
+            Poll::Pending if is_ending && activity.has_nothing_to_answer() => Poll::Ready(()),
             Poll::Pending => alarm.poll_overdue(cx, &activity, door.patience),
         }
     })
