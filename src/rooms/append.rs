@@ -117,6 +117,8 @@ struct Known {
     keys: HashMap<(String, String), Arc<StateKey>>,
     events: HashMap<EventNid, Arc<StoredEvent>>,
     targets: HashMap<OwnedEventId, Arc<StoredEvent>>,
+    /// Events that the new ones relate to.
+    related: Vec<EventNid>,
     transactions: Option<Arc<DeviceTransactions>>,
 }
 
@@ -227,6 +229,11 @@ impl Rooms {
                 if self.0.keys.find_cached(&kind, &state_key).is_none() {
                     self.fetch_key(kind, state_key, &mut known).await?;
                 }
+            }
+            if let Some((_, target)) = summary::relation_of_content(&request.content)
+                && let Some(nid) = self.0.events.find_nid(&target).await?
+            {
+                known.related.push(nid);
             }
             if let Some(sent_by) = &request.sent_by {
                 let transactions = &self.0.transactions;
@@ -668,6 +675,7 @@ impl<'a> Attempt<'a> {
             positions: self.positions,
             memberships: self.memberships,
             redacted: self.redacted,
+            related: self.known.related.clone(),
         };
         let mut tx = self.tx;
         tx.guard(Arc::clone(&room.epoch), room.epoch.load(Ordering::Acquire));
@@ -697,6 +705,7 @@ struct Applied {
     positions: Vec<u32>,
     memberships: Vec<(OwnedUserId, Membership, usize)>,
     redacted: Vec<(Arc<StoredEvent>, usize)>,
+    related: Vec<EventNid>,
 }
 
 impl Applied {
@@ -709,6 +718,11 @@ impl Applied {
             self.engine.events.remember(event);
             self.room.replace_recent(event);
         }
+        for target in self.related.iter().filter_map(|nid| self.engine.events.find_cached(*nid)) {
+            target.note_relation();
+        }
+        // The next reader of a state before one of these events finds it in memory.
+        self.engine.remember_state(&self.head.state);
         self.room.apply(self.head, &self.events);
         for (user, membership, index) in self.memberships {
             let event = &self.events[index];

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicI64, Ordering},
+        atomic::{AtomicI64, AtomicU8, Ordering},
     },
 };
 
@@ -54,7 +54,13 @@ pub struct StoredEvent {
     /// 0 until committed, or when no sync carries it.
     position: AtomicI64,
     ordering: AtomicI64,
+    /// Whether other events relate to it, as far as known: [`UNKNOWN`], [`NONE`] or [`SOME`].
+    relations: AtomicU8,
 }
+
+const UNKNOWN: u8 = 0;
+const NONE: u8 = 1;
+const SOME: u8 = 2;
 
 /// What a new event needs to become a [`StoredEvent`].
 pub struct NewStoredEvent {
@@ -89,6 +95,8 @@ impl StoredEvent {
             redacted_by: None,
             position: AtomicI64::new(0),
             ordering: AtomicI64::new(0),
+            // Nobody can relate to what nobody has seen.
+            relations: AtomicU8::new(NONE),
         }
     }
 
@@ -118,6 +126,23 @@ impl StoredEvent {
         std::str::from_utf8(rest).ok()
     }
 
+    /// False when it is certain that no event relates to this one, so that aggregating them
+    /// needs no look into the database.
+    pub fn may_have_relations(&self) -> bool {
+        self.relations.load(Ordering::Acquire) != NONE
+    }
+
+    /// Notes that the database has no relation to the event, unless one came meanwhile.
+    pub fn note_no_relations(&self) {
+        let (acquire, relaxed) = (Ordering::AcqRel, Ordering::Relaxed);
+        // Failing means that more is known already.
+        let _ = self.relations.compare_exchange(UNKNOWN, NONE, acquire, relaxed);
+    }
+
+    pub(super) fn note_relation(&self) {
+        self.relations.store(SOME, Ordering::Release);
+    }
+
     /// Notes its places, known since the commit.
     pub(super) fn set_committed(&self, position: i64) {
         self.position.store(position, Ordering::Release);
@@ -133,6 +158,7 @@ impl StoredEvent {
             sent_by: self.sent_by.clone(),
             position: AtomicI64::new(self.position()),
             ordering: AtomicI64::new(self.ordering()),
+            relations: AtomicU8::new(self.relations.load(Ordering::Acquire)),
             ..*self
         }
     }
@@ -311,6 +337,7 @@ fn read_row(
         redacted_by,
         position: AtomicI64::new(row.position.unwrap_or(0)),
         ordering: AtomicI64::new(row.ordering),
+        relations: AtomicU8::new(UNKNOWN),
     })
 }
 

@@ -277,6 +277,13 @@ impl Engine {
         Ok(keys.into_iter().zip(self.events.load(facts, &nids).await?).collect())
     }
 
+    /// Keeps a state in memory under its snapshot.
+    pub fn remember_state(&self, state: &State) {
+        if self.states.peek(&state.nid()).is_none() {
+            self.states.insert(state.nid(), Arc::new(state.clone()));
+        }
+    }
+
     pub async fn load_state(&self, nid: StateNid) -> Result<Arc<State>, StorageError> {
         if let Some(state) = self.states.get(&nid) {
             return Ok(state);

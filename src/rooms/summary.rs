@@ -39,9 +39,20 @@ pub fn relation_of(event: &Event) -> Option<(String, ruma::OwnedEventId)> {
     }
     let content: Content<'_> = event.content_as().ok()?;
     let relates_to: RelatesTo<'_> = serde_json::from_str(content.relates_to?.get()).ok()?;
-    let target = ruma::EventId::parse(relates_to.event_id?.as_ref()).ok()?;
-    let rel_type = relates_to.rel_type?.into_owned();
-    (!rel_type.contains('\0')).then_some((rel_type, target))
+    relates_to.into_relation()
+}
+
+/// As [`relation_of`], of content on its way to become an event.
+pub(super) fn relation_of_content(content: &Value) -> Option<(String, ruma::OwnedEventId)> {
+    RelatesTo::deserialize(content.get("m.relates_to")?).ok()?.into_relation()
+}
+
+impl RelatesTo<'_> {
+    fn into_relation(self) -> Option<(String, ruma::OwnedEventId)> {
+        let target = ruma::EventId::parse(self.event_id?.as_ref()).ok()?;
+        let rel_type = self.rel_type?.into_owned();
+        (!rel_type.contains('\0')).then_some((rel_type, target))
+    }
 }
 
 /// Adds the row of the event's relation, if it has one. State events do not relate.
