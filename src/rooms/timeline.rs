@@ -7,7 +7,7 @@ use super::{
     registry::Rooms,
     room::{RECENT_EVENTS_MAX, Room},
 };
-use crate::storage::{self, ORDERING_STEP, StorageError};
+use crate::storage::{self, EventNid, ORDERING_STEP, StateKeyNid, StorageError};
 
 /// Events of a room, oldest first.
 pub struct TimelinePart {
@@ -68,6 +68,19 @@ impl Rooms {
         let database = &self.0.database;
         let rows = storage::events::list_forwards(database, room.nid, range, limit).await?;
         self.0.events.read_rows(room.facts(), rows).await
+    }
+
+    /// State changes with `after < ordering < before`, oldest first.
+    pub async fn list_state_changes(
+        &self,
+        room: &Room,
+        range: (i64, i64),
+    ) -> Result<Vec<(StateKeyNid, EventNid)>, StorageError> {
+        if let Some(events) = room.recent_above(range.0) {
+            let changes = events.iter().filter(|event| event.ordering() < range.1);
+            return Ok(changes.filter_map(|e| Some((e.state_key_nid?, e.nid))).collect());
+        }
+        storage::events::list_state_changes(&self.0.database, room.nid, range).await
     }
 
     /// The event closest to a time (`timestamp_to_event`).

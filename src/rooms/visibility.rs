@@ -124,6 +124,45 @@ impl Viewer {
         self.member_event.as_ref()
     }
 
+    pub fn room(&self) -> &Arc<Room> {
+        &self.room
+    }
+
+    /// The event that a state event replaced.
+    pub async fn find_replaced(
+        &self,
+        event: &StoredEvent,
+    ) -> Result<Option<Arc<StoredEvent>>, StorageError> {
+        let Some(key) = event.state_key_nid else {
+            return Ok(None);
+        };
+        match self.rooms.load_state(event.state_nid).await?.get(key) {
+            Some(nid) => self.load(nid).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// The user's membership at the event, with what the event itself changes (MSC4115).
+    pub async fn membership_at(&self, event: &StoredEvent) -> Result<Membership, StorageError> {
+        let changed_at = self.member_event.as_ref().map_or(0, |member| member.ordering());
+        if event.ordering() >= changed_at {
+            return Ok(self.membership);
+        }
+        if event.state_key_nid.is_some() && event.state_key_nid == self.user_key {
+            return Ok(Membership::of_state(Some(&event.event)));
+        }
+        let state = self.rooms.load_state(event.state_nid).await?;
+        match self.user_key.and_then(|key| state.get(key)) {
+            Some(nid) => Ok(Membership::of_state(Some(&self.load(nid).await?.event))),
+            None => Ok(Membership::Leave),
+        }
+    }
+
+    /// Whether the user is in the room or ever was.
+    pub async fn was_joined(&self) -> Result<bool, StorageError> {
+        self.joined_above(i64::MIN).await
+    }
+
     /// Whether the user sees every event from some place on, and which place.
     pub fn sees_all_above(&self) -> Option<i64> {
         let joined = self.membership == Membership::Join;
@@ -141,7 +180,7 @@ impl Viewer {
         let joined_since = joined_now
             || self.member_event.as_ref().is_some_and(|member| {
                 self.membership != Membership::Invite && member.ordering() > event.ordering()
-            }) && self.joined_after(event).await?;
+            }) && self.joined_above(event.ordering()).await?;
         let after = self.moment_after(event, before);
         Ok(may_see_change(before, after, joined_since))
     }
@@ -187,19 +226,14 @@ impl Viewer {
         after
     }
 
-    /// Whether the user, who is no member now, was one at any time after the event: then the
-    /// state before the event that ended it has them joined.
-    async fn joined_after(&self, event: &StoredEvent) -> Result<bool, StorageError> {
+    /// Whether the user joined at any place above this one: follows their membership events back.
+    async fn joined_above(&self, ordering: i64) -> Result<bool, StorageError> {
         let mut current = self.member_event.clone();
-        while let Some(member) = current.filter(|member| member.ordering() > event.ordering()) {
+        while let Some(member) = current.filter(|member| member.ordering() > ordering) {
             if Membership::of_event(&member.event) == Some(Membership::Join) {
                 return Ok(true);
             }
-            let state = self.rooms.load_state(member.state_nid).await?;
-            current = match self.user_key.and_then(|key| state.get(key)) {
-                Some(nid) => Some(self.load(nid).await?),
-                None => None,
-            };
+            current = self.find_replaced(&member).await?;
         }
         Ok(false)
     }

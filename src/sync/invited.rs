@@ -1,0 +1,56 @@
+//! The sections `rooms.invite` and `rooms.knock`: what a room shows to those not yet in it.
+
+use super::{Answer, JsonList, Result};
+use crate::{
+    protocol::membership::Membership,
+    rooms::{MEMBER, UserRoom, write_stripped_event},
+};
+
+/// State that strangers are shown (client-server API, "Stripped state").
+const STRIPPED_KINDS: [&str; 8] = [
+    "m.room.create",
+    "m.room.name",
+    "m.room.avatar",
+    "m.room.topic",
+    "m.room.join_rules",
+    "m.room.canonical_alias",
+    "m.room.encryption",
+    "m.room.history_visibility",
+];
+
+impl Answer<'_> {
+    /// Writes one room; false when the client knows of it already.
+    pub(super) async fn write_invited(&self, out: &mut String, place: &UserRoom) -> Result<bool> {
+        if self.since > 0 && place.position <= self.since && !self.request.full_state {
+            return Ok(false);
+        }
+        let (rooms, room) = (&self.parts.rooms, &place.room);
+        let member = rooms.events().load_one(room.facts(), place.event).await?;
+        if self.ignored_users.contains(member.event.sender())
+            && place.membership == Membership::Invite
+        {
+            return Ok(false);
+        }
+        let name = match place.membership {
+            Membership::Knock => "{\"knock_state\":{\"events\":[",
+            _ => "{\"invite_state\":{\"events\":[",
+        };
+        let head = room.head();
+        let mut list = JsonList::begin(out, name);
+        for event in STRIPPED_KINDS.iter().filter_map(|kind| head.find_pinned(kind)) {
+            list.next(out);
+            write_stripped_event(out, event);
+        }
+        let sender = member.event.sender().as_str();
+        if member.event.state_key() != Some(sender)
+            && let Some(inviter) = rooms.find_state_event(room, MEMBER, sender).await?
+        {
+            list.next(out);
+            write_stripped_event(out, &inviter);
+        }
+        list.next(out);
+        write_stripped_event(out, &member);
+        out.push_str("]}}");
+        Ok(true)
+    }
+}

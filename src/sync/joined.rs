@@ -1,0 +1,209 @@
+//! The section `rooms.join`.
+
+use super::{
+    Answer, JsonList, Result, account_data::NewAccountData, push_json_text, room_state::StateRange,
+};
+use crate::{
+    protocol::membership::Membership,
+    rooms::{UserRoom, UserRooms, Viewer},
+};
+
+impl Answer<'_> {
+    /// Writes the section `rooms`, with a comma before it, if any room has something.
+    pub(super) async fn write_rooms(
+        &self,
+        out: &mut String,
+        rooms: &UserRooms,
+        data: &NewAccountData,
+    ) -> Result<()> {
+        let start = out.len();
+        let mut sections = JsonList::begin(out, ",\"rooms\":{");
+        let places = self.changed_places(rooms, data);
+        for name in ["join", "invite", "knock", "leave"] {
+            let before = out.len();
+            sections.next(out);
+            push_json_text(out, name);
+            let mut list = JsonList::begin(out, ":{");
+            for place in places.iter().filter(|place| section_of(place.membership) == name) {
+                let before = out.len();
+                list.next(out);
+                push_json_text(out, place.room.room_id.as_str());
+                out.push(':');
+                if !self.write_place(out, place, data).await? {
+                    out.truncate(before);
+                    list.is_empty = out.ends_with('{');
+                }
+            }
+            match list.is_empty {
+                true => {
+                    out.truncate(before);
+                    sections.is_empty = out.ends_with('{');
+                }
+                false => out.push('}'),
+            }
+        }
+        match sections.is_empty {
+            true => out.truncate(start),
+            false => out.push('}'),
+        }
+        Ok(())
+    }
+
+    /// The rooms in which anything may have happened, by room ID.
+    fn changed_places(&self, rooms: &UserRooms, data: &NewAccountData) -> Vec<UserRoom> {
+        let filter = &self.request.filter.room;
+        let full = self.since == 0 || self.request.full_state;
+        let volatile = self.request.since.map_or(0, |token| token.volatile);
+        let mut places = Vec::new();
+        rooms.for_each(|place| {
+            let room = &place.room;
+            let may_have_news = full
+                || place.position > self.since
+                || place.membership == Membership::Join
+                    && (room.activity() > self.since
+                        || self.parts.ephemeral.room_epoch(room) > volatile
+                        || rooms.activity() > self.since)
+                || data.has_room(room);
+            if may_have_news && !place.forgotten && filter.takes_room(&room.room_id) {
+                places.push(place.clone());
+            }
+        });
+        places.sort_by(|one, two| one.room.room_id.cmp(&two.room.room_id));
+        places
+    }
+
+    /// Writes one room; false when there is nothing to say.
+    async fn write_place(
+        &self,
+        out: &mut String,
+        place: &UserRoom,
+        data: &NewAccountData,
+    ) -> Result<bool> {
+        match place.membership {
+            Membership::Join => self.write_joined(out, place, data).await,
+            Membership::Invite | Membership::Knock => self.write_invited(out, place).await,
+            Membership::Leave | Membership::Ban => self.write_left(out, place, data).await,
+        }
+    }
+
+    async fn write_joined(
+        &self,
+        out: &mut String,
+        place: &UserRoom,
+        data: &NewAccountData,
+    ) -> Result<bool> {
+        let room = &place.room;
+        let viewer = self.parts.rooms.viewer(room, &self.request.user_id).await?;
+        let is_new = self.since == 0
+            || place.position > self.since && self.is_newly_joined(&viewer).await?;
+        let is_full = is_new || self.request.full_state;
+        let (since, upto) = self.range();
+        let after = if is_new { i64::MIN } else { since };
+        let mut timeline = self.load_timeline(room, &viewer, (after, upto)).await?;
+        // Who newly joins has history to page into, even if all of it was shown.
+        timeline.limited |= is_new && self.since > 0;
+
+        out.push('{');
+        let start = out.len();
+        if !timeline.events.is_empty() || timeline.limited || is_full {
+            self.write_timeline(out, &viewer, &timeline).await?;
+        }
+        let range = StateRange { is_full, since, upto, timeline: &timeline };
+        let heroes = self.write_summary(out, &viewer, &range).await?;
+        self.write_state(out, &viewer, &range, &heroes).await?;
+        self.write_ephemeral(out, place, is_new).await?;
+        self.write_room_account_data(out, room, data);
+        let is_empty = out.len() == start;
+        if !is_empty || self.counts_may_have_changed(place) {
+            self.write_counts(out, place, is_empty && !is_full).await?;
+        }
+        if out.len() == start {
+            return Ok(false);
+        }
+        // Every section began with a comma.
+        out.remove(start);
+        out.push('}');
+        Ok(true)
+    }
+
+    /// Whether the user was no member before the latest of their membership events; renaming
+    /// oneself is no join.
+    async fn is_newly_joined(&self, viewer: &Viewer) -> Result<bool> {
+        let mut current = viewer.member_event().cloned();
+        while let Some(member) = current.filter(|member| member.position() > self.since) {
+            let replaced = viewer.find_replaced(&member).await?;
+            let before = Membership::of_state(replaced.as_ref().map(|event| &*event.event));
+            if before != Membership::Join {
+                return Ok(true);
+            }
+            current = replaced;
+        }
+        Ok(false)
+    }
+
+    async fn write_ephemeral(&self, out: &mut String, place: &UserRoom, is_new: bool) -> Result<()> {
+        let filter = &self.request.filter.room.ephemeral;
+        if !filter.takes_room(&place.room.room_id) {
+            return Ok(());
+        }
+        let start = out.len();
+        let mut list = JsonList::begin(out, ",\"ephemeral\":{\"events\":[");
+        let ephemeral = &self.parts.ephemeral;
+        let volatile = self.request.since.map_or(0, |token| token.volatile);
+        let mut event = String::new();
+        if filter.events.takes_type("m.typing")
+            && ephemeral.write_typing_since(&mut event, &place.room, if is_new { 0 } else { volatile })
+        {
+            list.next(out);
+            out.push_str(&event);
+        }
+        event.clear();
+        let range = (if is_new { 0 } else { self.since }, self.upto);
+        let user = &self.request.user_id;
+        if filter.events.takes_type("m.receipt")
+            && ephemeral.write_receipts_since(&mut event, &place.room, user, range).await?
+        {
+            list.next(out);
+            out.push_str(&event);
+        }
+        match list.is_empty {
+            true => out.truncate(start),
+            false => out.push_str("]}"),
+        }
+        Ok(())
+    }
+
+    /// Own receipts and marks change counts without leaving anything else to say.
+    fn counts_may_have_changed(&self, place: &UserRoom) -> bool {
+        self.parts.counts.changed_at(&self.request.user_id, &place.room) > self.since
+    }
+
+    async fn write_counts(&self, out: &mut String, place: &UserRoom, _alone: bool) -> Result<()> {
+        let by_thread = self.request.filter.room.timeline.unread_thread_notifications;
+        let counts = self.parts.counts.unread(&self.request.user_id, &place.room).await?;
+        let (total, threads) = counts.split(by_thread);
+        out.push_str(",\"unread_notifications\":");
+        total.write_json(out);
+        if threads.is_empty() {
+            return Ok(());
+        }
+        let mut list = JsonList::begin(out, ",\"unread_thread_notifications\":{");
+        for (root, counts) in threads {
+            list.next(out);
+            push_json_text(out, root.as_str());
+            out.push(':');
+            counts.write_json(out);
+        }
+        out.push('}');
+        Ok(())
+    }
+}
+
+fn section_of(membership: Membership) -> &'static str {
+    match membership {
+        Membership::Join => "join",
+        Membership::Invite => "invite",
+        Membership::Knock => "knock",
+        Membership::Leave | Membership::Ban => "leave",
+    }
+}

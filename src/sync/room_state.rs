@@ -1,0 +1,157 @@
+//! The sections `state` and `state_after` of a room.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
+
+use super::{Answer, Result, timeline::Timeline};
+use crate::{
+    rooms::{State, StoredEvent, Viewer},
+    storage::{EventNid, StateKeyNid},
+};
+
+/// Between which points the client learns of state.
+pub(super) struct StateRange<'a> {
+    /// From nothing, not from `since`.
+    pub is_full: bool,
+    /// Places in the room.
+    pub since: i64,
+    pub upto: i64,
+    pub timeline: &'a Timeline,
+}
+
+type Changes = BTreeMap<StateKeyNid, EventNid>;
+
+impl Answer<'_> {
+    /// Writes the section, with a comma before it, if there is something in it or it is
+    /// required. `heroes` are memberships that the summary names.
+    pub(super) async fn write_state(
+        &self,
+        out: &mut String,
+        viewer: &Viewer,
+        range: &StateRange<'_>,
+        heroes: &[(StateKeyNid, EventNid)],
+    ) -> Result<()> {
+        let filter = &self.request.filter.room.state;
+        let after = self.request.use_state_after;
+        let has_timeline = !range.timeline.events.is_empty() || range.timeline.limited;
+        if !range.is_full && !has_timeline {
+            return Ok(());
+        }
+        let mut events = Vec::new();
+        if filter.takes_room(&viewer.room().room_id) {
+            let changes = self.load_changes(viewer, range).await?;
+            let changes = match filter.lazy_load_members {
+                true => self.lazy_changes(viewer, range, changes, heroes).await?,
+                false => changes,
+            };
+            let nids: Vec<EventNid> = changes.into_values().collect();
+            let facts = viewer.room().facts();
+            events = self.parts.rooms.events().load(facts, &nids).await?;
+            events.retain(|event| filter.takes(&event.event));
+            events.sort_by_key(|event| event.ordering());
+        }
+        if events.is_empty() && !after {
+            return Ok(());
+        }
+        out.push_str(if after { ",\"state_after\":{\"events\":" } else { ",\"state\":{\"events\":" });
+        self.write_events(out, viewer, &events).await?;
+        out.push('}');
+        Ok(())
+    }
+
+    /// What the state at the end of the range has that the client does not know of. Without
+    /// `state_after` the timeline tells the rest, so the range ends where the timeline begins.
+    async fn load_changes(&self, viewer: &Viewer, range: &StateRange<'_>) -> Result<Changes> {
+        let first = range.timeline.events.first();
+        let (since, timeline_begin) = (range.since, range.timeline.begins_at);
+        let end = if self.request.use_state_after { range.upto + 1 } else { timeline_begin };
+        if !range.is_full && end > since {
+            let rooms = &self.parts.rooms;
+            let changes = rooms.list_state_changes(viewer.room(), (since, end)).await?;
+            return Ok(changes.into_iter().collect());
+        }
+        let state = match first {
+            Some(_) if self.request.use_state_after => self.state_at_end(viewer, range).await?,
+            Some(first) if timeline_begin == first.ordering() => {
+                self.parts.rooms.load_state(first.state_nid).await?
+            }
+            _ => self.state_at(viewer, timeline_begin).await?,
+        };
+        Ok(state.iter().collect())
+    }
+
+    async fn state_at_end(&self, viewer: &Viewer, range: &StateRange<'_>) -> Result<Arc<State>> {
+        self.state_at(viewer, range.upto + 1).await
+    }
+
+    /// The state before the first event at or above a place in the room.
+    pub(super) async fn state_at(&self, viewer: &Viewer, ordering: i64) -> Result<Arc<State>> {
+        let head = viewer.head();
+        let latest = head.extremities.iter().map(|event| event.ordering()).max().unwrap_or(0);
+        if ordering > latest {
+            return Ok(Arc::new(head.state.clone()));
+        }
+        let rooms = &self.parts.rooms;
+        let next = rooms.list_forwards(viewer.room(), (ordering - 1, i64::MAX), 1).await?;
+        match next.first() {
+            Some(next) => rooms.load_state(next.state_nid).await,
+            None => Ok(Arc::new(head.state.clone())),
+        }
+    }
+
+    /// Of memberships only those that are needed: of the timeline's senders, of heroes, the
+    /// user's own, and what changed in a gap.
+    async fn lazy_changes(
+        &self,
+        viewer: &Viewer,
+        range: &StateRange<'_>,
+        changes: Changes,
+        heroes: &[(StateKeyNid, EventNid)],
+    ) -> Result<Changes> {
+        let request = self.request;
+        let sent = &self.parts.sent_members;
+        let device = (&request.user_id, request.device_id.as_str(), viewer.room().nid);
+        if range.is_full {
+            sent.forget(device);
+        }
+        let (members, mut kept): (Changes, Changes) =
+            changes.into_iter().partition(|(key, _)| key.is_membership());
+        let state = self.end_state(viewer, range).await?;
+        let mut wanted: HashSet<StateKeyNid> = HashSet::new();
+        for event in &range.timeline.events {
+            wanted.extend(self.parts.rooms.keys().find_user(event.event.sender().as_str()).await?);
+        }
+        let own = self.parts.rooms.keys().find_user(request.user_id.as_str()).await?;
+        wanted.extend(own.filter(|_| range.is_full));
+        let wanted = wanted.into_iter().filter_map(|key| Some((key, state.get(key)?)));
+        let needed: Changes = wanted.chain(heroes.iter().copied()).collect();
+        let needed: Vec<_> = needed.into_iter().collect();
+        match request.filter.room.state.include_redundant_members {
+            true => kept.extend(needed),
+            false => kept.extend(sent.take_unsent(device, needed)),
+        }
+        if !range.is_full {
+            // Joins, leaves and new names in the gap are never redundant.
+            kept.extend(members);
+        }
+        // What the timeline itself holds need not be told before it.
+        if !request.use_state_after {
+            let told: HashSet<EventNid> = range.timeline.events.iter().map(|e| e.nid).collect();
+            kept.retain(|_, event| !told.contains(event));
+        }
+        Ok(kept)
+    }
+
+    /// The state that memberships of senders are taken from.
+    async fn end_state(&self, viewer: &Viewer, range: &StateRange<'_>) -> Result<Arc<State>> {
+        let first: Option<&Arc<StoredEvent>> = range.timeline.events.first();
+        match first {
+            Some(first) if !self.request.use_state_after => {
+                self.parts.rooms.load_state(first.state_nid).await
+            }
+            _ => self.state_at_end(viewer, range).await,
+        }
+    }
+}

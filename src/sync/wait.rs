@@ -1,0 +1,108 @@
+//! Long polling: subscribe first, then build the answer; if it is empty, sleep until something
+//! happens or the time is over.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use ruma::UserId;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::{Answer, Result, Sync, SyncRequest, SyncToken};
+use crate::rooms::UserRooms;
+
+/// The first allocation for an answer; most hold one event.
+const ANSWER_BYTES: usize = 2048;
+
+impl Sync {
+    /// The JSON of the answer. An initial sync and one with `full_state` never wait.
+    pub async fn sync(&self, request: &SyncRequest, shutdown: &CancellationToken) -> Result<String> {
+        let timeout = request.timeout.min(self.0.settings.long_poll_max);
+        let waits = request.since.is_some() && !request.full_state && !timeout.is_zero();
+        let deadline = deadline_after(timeout);
+        loop {
+            let user_rooms = self.0.rooms.rooms_of(&request.user_id).await?;
+            let woken = user_rooms.waker.subscribe();
+            let is_over = !waits || Instant::now_is_past(deadline) || shutdown.is_cancelled();
+            if is_over || self.has_news(request, &user_rooms) {
+                let (answer, is_empty) = self.build(request, &user_rooms).await?;
+                if is_over || !is_empty {
+                    return Ok(answer);
+                }
+            }
+            tokio::select! {
+                () = woken => {}
+                () = sleep_until(deadline) => {}
+                () = shutdown.cancelled() => {}
+            }
+        }
+    }
+
+    /// False when it is certain that there is nothing above the request's token.
+    fn has_news(&self, request: &SyncRequest, user_rooms: &UserRooms) -> bool {
+        let Some(since) = request.since else {
+            return true;
+        };
+        let mut has_news = user_rooms.activity() > since.position
+            || self.0.ephemeral.epoch() > since.volatile;
+        user_rooms.for_each(|place| {
+            has_news |= place.room.activity() > since.position;
+        });
+        has_news
+    }
+
+    /// One answer, and whether it says nothing.
+    async fn build(&self, request: &SyncRequest, rooms: &UserRooms) -> Result<(String, bool)> {
+        let parts = &*self.0;
+        let volatile = parts.ephemeral.epoch();
+        let upto = parts.rooms.writer().position();
+        let since = request.since.map_or(0, |token| token.position);
+        let answer = Answer {
+            parts,
+            request,
+            since,
+            // A token from a restored backup's future must not move backwards for ever.
+            upto: upto.max(since.min(upto)),
+            now_ms: parts.rooms.clock().now_ms(),
+            ignored_users: self.ignored_users(&request.user_id).await?,
+        };
+        let mut out = String::with_capacity(ANSWER_BYTES);
+        let token = SyncToken { position: upto, volatile };
+        out.push_str("{\"next_batch\":\"");
+        out.push_str(&token.to_string());
+        out.push('"');
+        let head = out.len();
+        answer.write(&mut out, rooms).await?;
+        let is_empty = out.len() == head;
+        out.push('}');
+        Ok((out, is_empty))
+    }
+
+    async fn ignored_users(&self, user: &UserId) -> Result<Arc<HashSet<ruma::OwnedUserId>>> {
+        self.0.accounts.ignored_users(user).await
+    }
+}
+
+impl Answer<'_> {
+    /// Writes every section that has something to say, each with a comma before it.
+    async fn write(&self, out: &mut String, rooms: &UserRooms) -> Result<()> {
+        let data = self.load_account_data(rooms).await?;
+        self.write_account_data(out, &data);
+        self.write_presence(out);
+        self.write_rooms(out, rooms, &data).await
+    }
+
+    fn write_presence(&self, out: &mut String) {
+        let since = self.request.since.map_or(0, |token| token.volatile);
+        let mut events = String::new();
+        let user = &self.request.user_id;
+        if self.parts.ephemeral.write_presence_since(&mut events, user, since) {
+            out.push_str(",\"presence\":{\"events\":[");
+            out.push_str(&events);
+            out.push_str("]}");
+        }
+    }
+}
+
+fn deadline_after(timeout: Duration) -> Instant {
+    Instant::now() + timeout
+}
