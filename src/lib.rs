@@ -24,4 +24,5 @@ pub mod protocol;
 pub mod rooms;
 pub mod server;
 pub mod storage;
+pub mod sync;
 pub mod telemetry;

@@ -8,6 +8,7 @@ mod joined;
 mod left;
 mod lazy_members;
 mod room_state;
+mod stubs;
 mod summary;
 mod timeline;
 mod token;
@@ -20,10 +21,8 @@ use lazy_members::SentMembers;
 use ruma::OwnedUserId;
 pub use token::SyncToken;
 
-use crate::{
-    accounts::Accounts, ephemeral::Ephemeral, push::counts::Counts, rooms::Rooms,
-    storage::StorageError,
-};
+use crate::{rooms::Rooms, storage::StorageError};
+use stubs::{Accounts, Counts, Ephemeral};
 
 /// What bounds a sync; from the section `sync` of the configuration.
 #[derive(Clone, Debug)]

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{Answer, JsonList, Result, filter::EventFormat};
+use super::{Answer, JsonList, Result, filter::EventFormat, stubs::bundle};
 use crate::{
     rooms::{
-        EventView, Room, StoredEvent, TimelinePart, Viewer, bundle, ordering_of_position,
+        EventView, Room, StoredEvent, TimelinePart, Viewer, ordering_of_position,
         write_client_event,
     },
     storage::ORDERING_STEP,

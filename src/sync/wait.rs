@@ -1,10 +1,10 @@
 //! Long polling: subscribe first, then build the answer; if it is empty, sleep until something
 //! happens or the time is over.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{collections::HashSet, pin::pin, sync::Arc};
 
 use ruma::UserId;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::{Answer, Result, Sync, SyncRequest, SyncToken};
@@ -18,11 +18,12 @@ impl Sync {
     pub async fn sync(&self, request: &SyncRequest, shutdown: &CancellationToken) -> Result<String> {
         let timeout = request.timeout.min(self.0.settings.long_poll_max);
         let waits = request.since.is_some() && !request.full_state && !timeout.is_zero();
-        let deadline = deadline_after(timeout);
+        let mut deadline = pin!(sleep(timeout));
+        let mut is_late = false;
         loop {
             let user_rooms = self.0.rooms.rooms_of(&request.user_id).await?;
             let woken = user_rooms.waker.subscribe();
-            let is_over = !waits || Instant::now_is_past(deadline) || shutdown.is_cancelled();
+            let is_over = !waits || is_late || shutdown.is_cancelled();
             if is_over || self.has_news(request, &user_rooms) {
                 let (answer, is_empty) = self.build(request, &user_rooms).await?;
                 if is_over || !is_empty {
@@ -31,7 +32,7 @@ impl Sync {
             }
             tokio::select! {
                 () = woken => {}
-                () = sleep_until(deadline) => {}
+                () = &mut deadline => is_late = true,
                 () = shutdown.cancelled() => {}
             }
         }
@@ -101,8 +102,4 @@ impl Answer<'_> {
             out.push_str("]}");
         }
     }
-}
-
-fn deadline_after(timeout: Duration) -> Instant {
-    Instant::now() + timeout
 }
