@@ -21,6 +21,7 @@ use crate::{
     protocol::signing::{KEY_BYTES, KeyError, SigningKey},
     rooms::{RoomSettings, Rooms},
     storage::{Database, MigrateError, StorageError, Writer, migrate, run_checkpoints},
+    sync::{Sync, SyncSettings},
 };
 
 /// The lock file in the data directory.
@@ -72,6 +73,7 @@ impl App {
             room_settings(&config),
         )
         .await?;
+        let sync = Sync::new(rooms.clone(), sync_settings(&config));
         let app = Arc::new(Self {
             rate_limits: RateLimits::new(config.rate_limits.clone()),
             config,
@@ -80,6 +82,7 @@ impl App {
             writer,
             accounts,
             rooms,
+            sync,
             shutdown: CancellationToken::new(),
             tasks: TaskTracker::new(),
             _data_dir_lock: data_dir_lock,
@@ -109,6 +112,15 @@ impl App {
                 () = shutdown.cancelled() => {}
             }
         });
+    }
+}
+
+fn sync_settings(config: &Config) -> SyncSettings {
+    SyncSettings {
+        timeline_limit_default: config.sync.timeline_limit_default,
+        timeline_limit_max: config.sync.timeline_limit_max,
+        long_poll_max: config.sync.long_poll_max,
+        memory_bytes: config.memory.share(CacheShare::Users) / 4,
     }
 }
 

@@ -9,6 +9,7 @@
 //! - [`storage`]: SQL and nothing but SQL, over SQLite or PostgreSQL, with the group-commit writer.
 //! - [`protocol`]: the pure core: events, room versions, authorisation, state resolution, signing.
 //! - [`config`]: the settings, one section per file, validated whole.
+//! - [`sync`]: what a client has not seen yet.
 //! - [`rooms`]: decides what happens in rooms; the only writer of timelines.
 //! - [`notifier`]: wakes waiting syncs.
 //! - [`clock`]: time and randomness as arguments.

@@ -6,11 +6,19 @@ use axum::{
     routing::{MethodRouter, get},
 };
 
-use super::{client::versions, error::MatrixError, health, state::AppState, well_known};
+use super::{
+    client::{sync, versions},
+    error::MatrixError,
+    health,
+    state::AppState,
+    well_known,
+};
 
 /// Everything this server answers.
 pub fn build_router(app: AppState) -> Router {
     let routes = Routes::default()
+        // sync.rs
+        .client("/sync", get(sync::get_sync))
         // versions.rs
         .plain("/_matrix/client/versions", get(versions::get_versions))
         // well_known.rs

@@ -11,6 +11,7 @@ use crate::{
     config::Config,
     rooms::Rooms,
     storage::{Database, Writer},
+    sync::Sync,
 };
 
 /// The running server. `App::build` (in `crate::app`) makes it.
@@ -21,6 +22,7 @@ pub struct App {
     pub writer: Writer,
     pub accounts: Accounts,
     pub rooms: Rooms,
+    pub sync: Sync,
     pub rate_limits: RateLimits,
     /// Cancelled when the server stops: long polls end, background tasks finish.
     pub shutdown: CancellationToken,

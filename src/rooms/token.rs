@@ -28,6 +28,11 @@ impl PageToken {
         Self(event.ordering())
     }
 
+    /// The place above which everything is newer.
+    pub fn of_ordering(ordering: i64) -> Self {
+        Self(ordering)
+    }
+
     /// The place after everything that a stream position covers.
     pub fn of_position(position: i64) -> Self {
         Self(ordering_of_position(position))

@@ -94,8 +94,8 @@ impl Answer<'_> {
     ) -> Result<bool> {
         let room = &place.room;
         let viewer = self.parts.rooms.viewer(room, &self.request.user_id).await?;
-        let is_new = self.since == 0
-            || place.position > self.since && self.is_newly_joined(&viewer).await?;
+        let is_new =
+            self.since == 0 || place.position > self.since && self.is_newly_joined(&viewer).await?;
         let is_full = is_new || self.request.full_state;
         let (since, upto) = self.range();
         let after = if is_new { i64::MIN } else { since };
@@ -141,7 +141,12 @@ impl Answer<'_> {
         Ok(false)
     }
 
-    async fn write_ephemeral(&self, out: &mut String, place: &UserRoom, is_new: bool) -> Result<()> {
+    async fn write_ephemeral(
+        &self,
+        out: &mut String,
+        place: &UserRoom,
+        is_new: bool,
+    ) -> Result<()> {
         let filter = &self.request.filter.room.ephemeral;
         if !filter.takes_room(&place.room.room_id) {
             return Ok(());
@@ -152,7 +157,11 @@ impl Answer<'_> {
         let volatile = self.request.since.map_or(0, |token| token.volatile);
         let mut event = String::new();
         if filter.events.takes_type("m.typing")
-            && ephemeral.write_typing_since(&mut event, &place.room, if is_new { 0 } else { volatile })
+            && ephemeral.write_typing_since(
+                &mut event,
+                &place.room,
+                if is_new { 0 } else { volatile },
+            )
         {
             list.next(out);
             out.push_str(&event);

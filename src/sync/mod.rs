@@ -5,8 +5,8 @@ mod account_data;
 mod filter;
 mod invited;
 mod joined;
-mod left;
 mod lazy_members;
+mod left;
 mod room_state;
 mod stubs;
 mod summary;
@@ -62,13 +62,8 @@ struct Parts {
 }
 
 impl Sync {
-    pub fn new(
-        rooms: Rooms,
-        accounts: Accounts,
-        ephemeral: Ephemeral,
-        counts: Counts,
-        settings: SyncSettings,
-    ) -> Self {
+    pub fn new(rooms: Rooms, settings: SyncSettings) -> Self {
+        let (accounts, ephemeral, counts) = (Accounts, Ephemeral, Counts);
         let sent_members = SentMembers::new(settings.memory_bytes);
         Self(Arc::new(Parts { rooms, accounts, ephemeral, counts, sent_members, settings }))
     }

@@ -55,7 +55,11 @@ impl Answer<'_> {
         if events.is_empty() && !after {
             return Ok(());
         }
-        out.push_str(if after { ",\"state_after\":{\"events\":" } else { ",\"state\":{\"events\":" });
+        out.push_str(if after {
+            ",\"state_after\":{\"events\":"
+        } else {
+            ",\"state\":{\"events\":"
+        });
         self.write_events(out, viewer, &events).await?;
         out.push('}');
         Ok(())

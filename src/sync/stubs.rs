@@ -1,15 +1,31 @@
 //! Stand-ins until the real ones land.
-use std::{collections::HashSet, sync::Arc};
-use ruma::{OwnedUserId, OwnedEventId, UserId};
 use crate::{rooms::Room, storage::StorageError};
+use ruma::{OwnedEventId, OwnedUserId, UserId};
+use std::{collections::HashSet, sync::Arc};
 #[derive(Clone)]
 pub struct Ephemeral;
 impl Ephemeral {
-    pub fn epoch(&self) -> u64 { 0 }
-    pub fn room_epoch(&self, _: &Room) -> u64 { 0 }
-    pub fn write_presence_since(&self, _: &mut String, _: &UserId, _: u64) -> bool { false }
-    pub fn write_typing_since(&self, _: &mut String, _: &Room, _: u64) -> bool { false }
-    pub async fn write_receipts_since(&self, _: &mut String, _: &Room, _: &UserId, _: (i64, i64)) -> Result<bool, StorageError> { Ok(false) }
+    pub fn epoch(&self) -> u64 {
+        0
+    }
+    pub fn room_epoch(&self, _: &Room) -> u64 {
+        0
+    }
+    pub fn write_presence_since(&self, _: &mut String, _: &UserId, _: u64) -> bool {
+        false
+    }
+    pub fn write_typing_since(&self, _: &mut String, _: &Room, _: u64) -> bool {
+        false
+    }
+    pub async fn write_receipts_since(
+        &self,
+        _: &mut String,
+        _: &Room,
+        _: &UserId,
+        _: (i64, i64),
+    ) -> Result<bool, StorageError> {
+        Ok(false)
+    }
 }
 #[derive(Clone)]
 pub struct Counts;
@@ -17,23 +33,66 @@ pub struct Counts;
 pub struct UnreadCounts;
 #[derive(Default)]
 pub struct Count;
-impl Count { pub fn write_json(&self, out: &mut String) { out.push_str("{\"highlight_count\":0,\"notification_count\":0}") } }
-impl UnreadCounts { pub fn split(&self, _: bool) -> (Count, Vec<(OwnedEventId, Count)>) { (Count, Vec::new()) } }
+impl Count {
+    pub fn write_json(&self, out: &mut String) {
+        out.push_str("{\"highlight_count\":0,\"notification_count\":0}")
+    }
+}
+impl UnreadCounts {
+    pub fn split(&self, _: bool) -> (Count, Vec<(OwnedEventId, Count)>) {
+        (Count, Vec::new())
+    }
+}
 impl Counts {
-    pub fn changed_at(&self, _: &UserId, _: &Room) -> i64 { 0 }
-    pub async fn unread(&self, _: &UserId, _: &Room) -> Result<UnreadCounts, StorageError> { Ok(UnreadCounts) }
+    pub fn changed_at(&self, _: &UserId, _: &Room) -> i64 {
+        0
+    }
+    pub async fn unread(&self, _: &UserId, _: &Room) -> Result<UnreadCounts, StorageError> {
+        Ok(UnreadCounts)
+    }
 }
 #[derive(Clone)]
 pub struct Accounts;
-pub struct Row { pub room_id: Option<String>, pub kind: String, pub content: String }
+pub struct Row {
+    pub room_id: Option<String>,
+    pub kind: String,
+    pub content: String,
+}
 impl Accounts {
-    pub async fn ignored_users(&self, _: &UserId) -> Result<Arc<HashSet<OwnedUserId>>, StorageError> { Ok(Arc::default()) }
-    pub async fn list_account_data(&self, _: &UserId, _: (i64, i64)) -> Result<Vec<Row>, StorageError> { Ok(Vec::new()) }
+    pub async fn ignored_users(
+        &self,
+        _: &UserId,
+    ) -> Result<Arc<HashSet<OwnedUserId>>, StorageError> {
+        Ok(Arc::default())
+    }
+    pub async fn list_account_data(
+        &self,
+        _: &UserId,
+        _: (i64, i64),
+    ) -> Result<Vec<Row>, StorageError> {
+        Ok(Vec::new())
+    }
 }
 pub mod bundle {
-    use std::{collections::{HashMap, HashSet}, sync::Arc};
+    use crate::{
+        rooms::{Room, Rooms, StoredEvent},
+        storage::{EventNid, StorageError},
+    };
     use ruma::{OwnedUserId, UserId};
-    use crate::{rooms::{Rooms, Room, StoredEvent}, storage::{EventNid, StorageError}};
-    pub struct Reader<'a> { pub user_id: &'a UserId, pub ignored: &'a HashSet<OwnedUserId> }
-    pub async fn load(_: &Rooms, _: &Room, _: &[Arc<StoredEvent>], _: &Reader<'_>) -> Result<HashMap<EventNid, String>, StorageError> { Ok(HashMap::new()) }
+    use std::{
+        collections::{HashMap, HashSet},
+        sync::Arc,
+    };
+    pub struct Reader<'a> {
+        pub user_id: &'a UserId,
+        pub ignored: &'a HashSet<OwnedUserId>,
+    }
+    pub async fn load(
+        _: &Rooms,
+        _: &Room,
+        _: &[Arc<StoredEvent>],
+        _: &Reader<'_>,
+    ) -> Result<HashMap<EventNid, String>, StorageError> {
+        Ok(HashMap::new())
+    }
 }

@@ -61,9 +61,9 @@ impl Answer<'_> {
         candidates.truncate(CANDIDATES_MAX);
         let facts = viewer.room().facts();
         let members = self.parts.rooms.events().load(facts, &candidates).await?;
-        let others = members.into_iter().filter(|member| {
-            member.event.state_key() != Some(self.request.user_id.as_str())
-        });
+        let others = members
+            .into_iter()
+            .filter(|member| member.event.state_key() != Some(self.request.user_id.as_str()));
         let (present, former): (Vec<_>, Vec<_>) = others.partition(|member| {
             matches!(
                 Membership::of_event(&member.event),

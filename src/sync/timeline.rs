@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Answer, JsonList, Result, filter::EventFormat, stubs::bundle};
 use crate::{
     rooms::{
-        EventView, Room, StoredEvent, TimelinePart, Viewer, ordering_of_position,
+        EventView, PageToken, Room, StoredEvent, TimelinePart, Viewer, ordering_of_position,
         write_client_event,
     },
     storage::ORDERING_STEP,
@@ -19,8 +19,15 @@ pub(super) struct Timeline {
     /// Oldest first.
     pub events: Vec<Arc<StoredEvent>>,
     pub limited: bool,
-    /// The place in the room before the first event.
+    /// The place of the first event that was looked at.
     pub begins_at: i64,
+}
+
+impl Timeline {
+    /// Where paging backwards goes on.
+    fn prev_batch(&self) -> PageToken {
+        PageToken::of_ordering(self.begins_at - 1)
+    }
 }
 
 impl Answer<'_> {
@@ -131,8 +138,8 @@ impl Answer<'_> {
         self.write_events(out, viewer, &timeline.events).await?;
         out.push_str(",\"limited\":");
         out.push_str(if timeline.limited { "true" } else { "false" });
-        out.push_str(",\"prev_batch\":\"t");
-        out.push_str(&timeline.begins_at.to_string());
+        out.push_str(",\"prev_batch\":\"");
+        out.push_str(&timeline.prev_batch().to_string());
         out.push_str("\"}");
         Ok(())
     }

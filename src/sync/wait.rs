@@ -15,7 +15,11 @@ const ANSWER_BYTES: usize = 2048;
 
 impl Sync {
     /// The JSON of the answer. An initial sync and one with `full_state` never wait.
-    pub async fn sync(&self, request: &SyncRequest, shutdown: &CancellationToken) -> Result<String> {
+    pub async fn sync(
+        &self,
+        request: &SyncRequest,
+        shutdown: &CancellationToken,
+    ) -> Result<String> {
         let timeout = request.timeout.min(self.0.settings.long_poll_max);
         let waits = request.since.is_some() && !request.full_state && !timeout.is_zero();
         let mut deadline = pin!(sleep(timeout));
@@ -43,8 +47,8 @@ impl Sync {
         let Some(since) = request.since else {
             return true;
         };
-        let mut has_news = user_rooms.activity() > since.position
-            || self.0.ephemeral.epoch() > since.volatile;
+        let mut has_news =
+            user_rooms.activity() > since.position || self.0.ephemeral.epoch() > since.volatile;
         user_rooms.for_each(|place| {
             has_news |= place.room.activity() > since.position;
         });

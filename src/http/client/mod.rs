@@ -1,3 +1,4 @@
 //! The Client-Server API, one file per noun of the specification.
 
+pub mod sync;
 pub mod versions;

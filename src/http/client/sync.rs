@@ -1,0 +1,60 @@
+//! `GET /sync` (client-server API, "Syncing"): reads the request; `crate::sync` answers.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::extract::State;
+use serde::Deserialize;
+
+use crate::{
+    http::{
+        auth::UserOrGuestSession,
+        error::{MatrixError, MatrixResult},
+        json::{Query, RawJson, parse_json},
+        state::AppState,
+    },
+    sync::{SyncFilter, SyncRequest},
+};
+
+/// The query of `GET /sync`.
+#[derive(Debug, Deserialize)]
+pub struct SyncQuery {
+    since: Option<String>,
+    filter: Option<String>,
+    #[serde(default)]
+    full_state: bool,
+    #[serde(default, alias = "org.matrix.msc4222.use_state_after")]
+    use_state_after: bool,
+    /// Milliseconds.
+    #[serde(default)]
+    timeout: u64,
+}
+
+/// Answers what the client has not seen, waiting for it if asked to.
+pub async fn get_sync(
+    State(app): State<AppState>,
+    session: UserOrGuestSession,
+    Query(query): Query<SyncQuery>,
+) -> MatrixResult<RawJson> {
+    let since = query.since.as_deref().map(str::parse).transpose();
+    let since = since.map_err(|_| MatrixError::invalid_param("`since` is no token of mine."))?;
+    let request = SyncRequest {
+        user_id: session.user_id.clone(),
+        device_id: session.device_id.to_string(),
+        since,
+        filter: find_filter(query.filter.as_deref())?,
+        full_state: query.full_state,
+        use_state_after: query.use_state_after,
+        timeout: Duration::from_millis(query.timeout),
+    };
+    let answer = app.sync.sync(&request, &app.shutdown).await?;
+    Ok(RawJson(answer.into()))
+}
+
+/// The filter that the query names: inline JSON, or the ID of an uploaded one.
+fn find_filter(filter: Option<&str>) -> MatrixResult<Arc<SyncFilter>> {
+    match filter {
+        None | Some("") => Ok(Arc::default()),
+        Some(inline) if inline.starts_with('{') => parse_json(inline.as_bytes()).map(Arc::new),
+        Some(_) => Err(MatrixError::invalid_param("There is no such filter.")),
+    }
+}
