@@ -353,7 +353,7 @@ pub fn event_key(id: &EventId) -> Vec<u8> {
     decoded.unwrap_or_else(|| text.as_bytes().to_vec())
 }
 
-fn event_id_of_key(key: &[u8], rules: &RoomRules) -> Result<OwnedEventId, String> {
+pub(super) fn event_id_of_key(key: &[u8], rules: &RoomRules) -> Result<OwnedEventId, String> {
     let text = match rules.event_id_format {
         EventIdFormat::Opaque => String::from_utf8_lossy(key).into_owned(),
         EventIdFormat::Base64 => format!("${}", BASE64.encode(key)),

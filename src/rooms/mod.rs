@@ -2,9 +2,11 @@
 //! what a client has not seen yet (`sync`).
 
 mod append;
+mod bundle;
 pub mod client_event;
 mod event_filter;
 mod event_store;
+mod reader;
 mod registry;
 mod room;
 mod send;
@@ -21,6 +23,7 @@ pub use append::{AppendError, EventRequest, ExtraRows};
 pub use client_event::{EventView, write_client_event, write_stripped_event};
 pub use event_filter::{EventFilter, RoomEventFilter, takes_room};
 pub use event_store::{EventStore, RoomFacts, StoredEvent, event_key};
+pub use reader::Reader;
 pub use registry::{RoomSettings, Rooms};
 pub use room::{Head, RECENT_EVENTS_MAX, Room};
 pub use state::State;

@@ -1,5 +1,7 @@
 //! Rows of `relations`: which events point at which (`m.relates_to`).
 
+use std::fmt::Write as _;
+
 use super::{Database, EventNid, RoomNid, Statement, StorageError, WriteTx};
 use crate::params;
 
@@ -65,16 +67,7 @@ pub async fn list_of_targets(
     targets: &[Vec<u8>],
     limit: usize,
 ) -> Result<Vec<RelationRow>, StorageError> {
-    use std::fmt::Write;
-    let mut list = String::from("[");
-    for (number, key) in targets.iter().enumerate() {
-        list.push_str(if number == 0 { "[\"" } else { ",[\"" });
-        for byte in key {
-            write!(list, "{byte:02x}").expect("writing to a String cannot fail");
-        }
-        list.push_str("\"]");
-    }
-    list.push(']');
+    let list = hex_rows(targets);
     let sql = "SELECT target_key, event_nid, rel_type, kind, sender FROM relations
                WHERE target_key IN (SELECT unhex(value->>0) FROM json_each($1))
                ORDER BY event_nid LIMIT $2";
@@ -86,6 +79,69 @@ pub async fn list_of_targets(
         rel_type,
         kind,
         sender,
+    };
+    Ok(rows.into_iter().map(row).collect())
+}
+
+/// What is summed up of the events that point at one target.
+#[derive(Clone, Debug)]
+pub struct Aggregate {
+    pub target_key: Vec<u8>,
+    pub rel_type: String,
+    pub kind: String,
+    pub sender: String,
+    /// For threads: how many events of this sender.
+    pub count: i64,
+    /// For threads the latest event of this sender, for edits the one that holds, for references
+    /// each one.
+    pub event: EventNid,
+    /// For references.
+    pub event_key: Option<Vec<u8>>,
+}
+
+/// Sums up threads by sender, the edits that hold by sender, and lists references, leaving out
+/// what `ignored` users sent (JSON of `json_text_rows`) and what is newer than `newest`.
+pub async fn aggregate(
+    db: &Database,
+    targets: &[Vec<u8>],
+    ignored: String,
+    newest: EventNid,
+) -> Result<Vec<Aggregate>, StorageError> {
+    let sql = "SELECT r.target_key, r.rel_type, r.kind, r.sender, CAST(1 AS BIGINT), r.event_nid,
+                   e.event_key
+               FROM relations r JOIN events e ON e.nid = r.event_nid
+               WHERE r.target_key IN (SELECT unhex(value->>0) FROM json_each($1))
+                   AND r.rel_type = 'm.reference' AND r.event_nid <= $3
+                   AND r.sender NOT IN (SELECT value->>0 FROM json_each($2))
+               UNION ALL
+               SELECT target_key, rel_type, kind, sender, CAST(1 AS BIGINT), event_nid, NULL
+               FROM (SELECT r.target_key, r.rel_type, r.kind, r.sender, r.event_nid,
+                         row_number() OVER (PARTITION BY r.target_key, r.kind, r.sender
+                             ORDER BY e.origin_server_ts DESC, e.event_key DESC) AS place
+                     FROM relations r JOIN events e ON e.nid = r.event_nid
+                     WHERE r.target_key IN (SELECT unhex(value->>0) FROM json_each($1))
+                         AND r.rel_type = 'm.replace' AND r.event_nid <= $3
+                         AND r.sender NOT IN (SELECT value->>0 FROM json_each($2))) AS edits
+               WHERE place = 1
+               UNION ALL
+               SELECT target_key, rel_type, 'any', sender, count(*), max(event_nid), NULL
+               FROM relations
+               WHERE target_key IN (SELECT unhex(value->>0) FROM json_each($1))
+                   AND rel_type = 'm.thread' AND event_nid <= $3
+                   AND sender NOT IN (SELECT value->>0 FROM json_each($2))
+               GROUP BY target_key, rel_type, sender
+               ORDER BY 6";
+    type Columns = (Vec<u8>, String, String, String, i64, i64, Option<Vec<u8>>);
+    let params = params![hex_rows(targets), ignored, newest];
+    let rows: Vec<Columns> = db.fetch_all(sql, &params).await?;
+    let row = |(target_key, rel_type, kind, sender, count, event, event_key)| Aggregate {
+        target_key,
+        rel_type,
+        kind,
+        sender,
+        count,
+        event: EventNid(event),
+        event_key,
     };
     Ok(rows.into_iter().map(row).collect())
 }
@@ -102,4 +158,18 @@ pub async fn has_related(
     let row: Option<(i32,)> =
         db.fetch_optional(sql, &params![target_key, rel_type, sender]).await?;
     Ok(row.is_some())
+}
+
+/// A list of keys as the JSON that `json_each($1)` with `unhex(value->>0)` reads.
+fn hex_rows(keys: &[Vec<u8>]) -> String {
+    let mut list = String::from("[");
+    for (number, key) in keys.iter().enumerate() {
+        list.push_str(if number == 0 { "[\"" } else { ",[\"" });
+        for byte in key {
+            write!(list, "{byte:02x}").expect("writing to a String cannot fail");
+        }
+        list.push_str("\"]");
+    }
+    list.push(']');
+    list
 }
