@@ -119,10 +119,6 @@ impl Viewer {
         &self.head
     }
 
-    pub fn room(&self) -> &Arc<Room> {
-        &self.room
-    }
-
     /// The user's current membership event.
     pub fn member_event(&self) -> Option<&Arc<StoredEvent>> {
         self.member_event.as_ref()

@@ -73,26 +73,3 @@ impl Accounts {
         Ok(Vec::new())
     }
 }
-pub mod bundle {
-    use crate::{
-        rooms::{Room, Rooms, StoredEvent},
-        storage::{EventNid, StorageError},
-    };
-    use ruma::{OwnedUserId, UserId};
-    use std::{
-        collections::{HashMap, HashSet},
-        sync::Arc,
-    };
-    pub struct Reader<'a> {
-        pub user_id: &'a UserId,
-        pub ignored: &'a HashSet<OwnedUserId>,
-    }
-    pub async fn load(
-        _: &Rooms,
-        _: &Room,
-        _: &[Arc<StoredEvent>],
-        _: &Reader<'_>,
-    ) -> Result<HashMap<EventNid, String>, StorageError> {
-        Ok(HashMap::new())
-    }
-}

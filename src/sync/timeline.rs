@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use super::{Answer, JsonList, Result, filter::EventFormat, stubs::bundle};
+use super::{Answer, JsonList, Result, filter::EventFormat};
 use crate::{
     rooms::{
-        EventView, PageToken, Room, StoredEvent, TimelinePart, Viewer, ordering_of_position,
-        write_client_event,
+        EventView, PageToken, Reader, Room, StoredEvent, TimelinePart, Viewer,
+        ordering_of_position, write_client_event,
     },
     storage::ORDERING_STEP,
 };
@@ -151,13 +151,14 @@ impl Answer<'_> {
         viewer: &Viewer,
         events: &[Arc<StoredEvent>],
     ) -> Result<()> {
-        let relations = bundle::load(
-            &self.parts.rooms,
-            viewer.room(),
-            events,
-            &bundle::Reader { user_id: &self.request.user_id, ignored: &self.ignored_users },
-        )
-        .await?;
+        let reader = Reader {
+            user_id: &self.request.user_id,
+            device_id: Some(&self.request.device_id),
+            ignored: &self.ignored_users,
+            now_ms: self.now_ms,
+            with_room_id: false,
+        };
+        let relations = self.parts.rooms.bundle(viewer, &reader, events).await?;
         let mut list = JsonList::begin(out, "[");
         for event in events {
             list.next(out);
@@ -170,10 +171,6 @@ impl Answer<'_> {
                 None => None,
             };
             let view = EventView {
-                user_id: Some(&self.request.user_id),
-                device_id: Some(&self.request.device_id),
-                now_ms: self.now_ms,
-                with_room_id: false,
                 membership: Some(viewer.membership_at(event).await?),
                 prev: prev.as_deref(),
                 prev_is_hidden: match &prev {
@@ -181,6 +178,7 @@ impl Answer<'_> {
                     None => false,
                 },
                 relations: relations.get(&event.nid).map(String::as_str),
+                ..reader.view()
             };
             write_client_event(out, event, &view);
         }
