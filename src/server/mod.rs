@@ -5,6 +5,7 @@ mod activity;
 mod connection;
 mod door;
 mod forwarded;
+mod operator_socket;
 mod request_body;
 mod request_figures;
 mod signals;
@@ -21,6 +22,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{door::Door, socket::Socket, tls::Certificates};
 pub use self::{
+    operator_socket::{OperatorSocket, ask_operator_socket},
     request_figures::{RequestFigures, RequestFiguresLayer},
     signals::Signals,
     socket::{BindError, BoundAddress},
