@@ -25,8 +25,14 @@ pub(super) fn check(
     // Rules 5.3 to 5.8 compare the state key with users, so nothing else can pass them.
     let target =
         <&UserId>::try_from(state_key).map_err(|_| AuthRejection::MemberStateKeyNotUser)?;
-    // Rule 5.2, the signature of `join_authorised_via_users_server`'s server, is checked with all
-    // other signatures.
+    // Rule 5.2: the signature of `join_authorised_via_users_server`'s server is checked with all other
+    // signatures; what names no user can have none.
+    if judge.rules.restricted
+        && content.join_authorised_via_users_server.is_some()
+        && content.authorising_user().is_none()
+    {
+        return Err(AuthRejection::JoinNotAuthorised);
+    }
     let request = MemberChange { judge, event, target, content: &content };
     match content.membership() {
         Some(Membership::Join) => request.check_join(create),
