@@ -1,11 +1,14 @@
 //! Rooms: decides what happens in them; the only writer of timelines. Not for HTTP, nor for
 //! what a client has not seen yet (`sync`).
 
+mod aliases;
 mod append;
 mod bundle;
 pub mod client_event;
+mod create;
 mod event_filter;
 mod event_store;
+mod membership;
 mod reader;
 mod registry;
 mod room;
@@ -19,10 +22,13 @@ mod transactions;
 mod user_rooms;
 mod visibility;
 
+pub use aliases::{ALIAS_BYTES_MAX, AliasError, ReservedAlias};
 pub use append::{AppendError, EventRequest, ExtraRows};
 pub use client_event::{EventView, write_client_event, write_stripped_event};
+pub use create::{CreateRoomError, DirectoryVisibility, InitialState, NewRoom, Preset};
 pub use event_filter::{EventFilter, RoomEventFilter, takes_room};
 pub use event_store::{EventStore, RoomFacts, StoredEvent, event_key};
+pub use membership::{MemberChange, MembershipError};
 pub use reader::Reader;
 pub use registry::{RoomSettings, Rooms};
 pub use room::{Head, RECENT_EVENTS_MAX, Room};

@@ -13,6 +13,7 @@ use quick_cache::{Weighter, sync::Cache};
 use ruma::{OwnedServerName, RoomId};
 
 use super::{
+    aliases::AliasReservations,
     event_store::{EventStore, RoomFacts, StoredEvent},
     room::{Head, PINNED_KINDS, Room},
     state::State,
@@ -55,6 +56,7 @@ pub(super) struct Engine {
     pub events: EventStore,
     pub users: AllUserRooms,
     pub transactions: Transactions,
+    pub aliases: AliasReservations,
     rooms: Registry,
     states: Cache<StateNid, Arc<State>, StateWeighter>,
     next_room: AtomicI64,
@@ -102,6 +104,7 @@ impl Rooms {
             events: EventStore::new(database.clone(), share(50)),
             users: AllUserRooms::new(share(10)),
             transactions: Transactions::default(),
+            aliases: AliasReservations::default(),
             rooms: Registry {
                 strong: Cache::with_weighter(1024, share(20), RoomWeighter),
                 known: Mutex::default(),

@@ -11,10 +11,13 @@ pub mod tokens;
 mod value;
 mod writer;
 
+pub mod aliases;
+pub mod directory;
 pub mod events;
 pub mod memberships;
 pub mod redactions;
 pub mod relations;
+pub mod reports;
 pub mod rooms;
 pub mod snapshots;
 pub mod state_keys;

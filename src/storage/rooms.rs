@@ -51,10 +51,9 @@ static SAVE: Statement = Statement {
 static SAVE_SUMMARY: Statement = Statement {
     table: "room_summaries",
     key: 1,
-    sql:
-        "INSERT INTO room_summaries (room_nid, published, name, topic, canonical_alias, avatar_url,
+    sql: "INSERT INTO room_summaries (room_nid, name, topic, canonical_alias, avatar_url,
               join_rule, world_readable, guest_can_join, room_type, encryption)
-          SELECT CAST(value->>0 AS BIGINT), 0, value->>1, value->>2, value->>3, value->>4,
+          SELECT CAST(value->>0 AS BIGINT), value->>1, value->>2, value->>3, value->>4,
               value->>5, CAST(value->>6 AS BIGINT), CAST(value->>7 AS BIGINT), value->>8, value->>9
           FROM json_each($1) WHERE true
           ON CONFLICT (room_nid) DO UPDATE SET name = excluded.name, topic = excluded.topic,
@@ -81,7 +80,7 @@ pub fn save(tx: &mut WriteTx, row: &RoomRow, position: u32) {
     tx.push(&SAVE, cells);
 }
 
-/// Writes what the directory shows, keeping whether the room is published.
+/// Writes what the directory shows of the room, published or not.
 pub fn save_summary(tx: &mut WriteTx, room: RoomNid, summary: &SummaryRow) {
     // Neither database takes U+0000 in text; nobody would search for it.
     let text = |value: &Option<String>| value.as_ref().map(|text| text.replace('\0', "")).into();
