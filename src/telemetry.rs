@@ -13,7 +13,7 @@ use axum::{
     response::{IntoResponse as _, Response},
     routing::get,
 };
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::{
     Layer as _, Registry, filter::Targets, fmt, layer::SubscriberExt as _,
     util::SubscriberInitExt as _,
@@ -24,9 +24,11 @@ use crate::{
     server::RequestFigures,
 };
 
-/// The upper ends of the buckets of histograms of durations, in seconds.
+/// The upper ends of the buckets of histograms whose names end in `_seconds`.
 const DURATION_BUCKETS_S: [f64; 10] =
     [0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5];
+/// The upper ends of the buckets of all other histograms, which count things.
+const COUNT_BUCKETS: [f64; 10] = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0];
 /// How often figures that were recorded are moved into their buckets, so that they do not pile up.
 const UPKEEP_PAUSE: Duration = Duration::from_secs(5);
 /// The media type of Prometheus' text format.
@@ -68,8 +70,10 @@ pub fn start_logging(config: &LoggingConfig) -> Result<(), TelemetryError> {
 impl Figures {
     /// Begins to collect. Only once per process.
     pub fn start() -> Result<Self, TelemetryError> {
+        let durations = Matcher::Suffix("_seconds".to_owned());
         let recorded = PrometheusBuilder::new()
-            .set_buckets(&DURATION_BUCKETS_S)
+            .set_buckets(&COUNT_BUCKETS)
+            .and_then(|builder| builder.set_buckets_for_metric(durations, &DURATION_BUCKETS_S))
             .and_then(PrometheusBuilder::install_recorder)
             .map_err(|error| TelemetryError::Metrics(error.to_string()))?;
         Ok(Self { recorded, requests: RequestFigures::default() })

@@ -63,6 +63,8 @@ impl Backend {
     /// A configuration for tests: open registration, no limits, cheap passwords.
     pub fn config(&self) -> Config {
         let mut config = Config::default();
+        // Port 0: the system chooses one that is free.
+        config.listen[0].address = "127.0.0.1:0".parse().unwrap();
         config.server.name = "hearth.test".try_into().unwrap();
         config.server.data_dir = self.data_dir.path().to_owned();
         config.database.url = self.postgres.as_ref().map(|schema| Secret::new(schema.url()));

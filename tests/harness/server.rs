@@ -1,19 +1,16 @@
 //! A server in a runtime of its own, so that it can be stopped, or killed with all its tasks.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use axum::{
-    extract::{ConnectInfo, Request},
-    middleware::map_request,
-};
 use hearth::{
     app::{App, AppState},
     clock::Clock,
     config::Config,
-    http::{auth::ClientAddress, router::build_router},
+    http::router::build_router,
+    server::BoundAddress,
 };
 use serde_json::json;
-use tokio::{net::TcpListener, runtime::Runtime, task::JoinHandle};
+use tokio::{runtime::Runtime, task::JoinHandle};
 
 use super::{Backend, Client};
 
@@ -127,22 +124,12 @@ impl Drop for Server {
 }
 
 async fn start(config: Config, clock: Clock) -> (AppState, SocketAddr, JoinHandle<()>) {
-    let app = App::build(config, clock).await.unwrap();
-    let router = build_router(app.clone()).layer(map_request(note_address));
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let service = router.into_make_service_with_connect_info::<SocketAddr>();
-    let stopped = app.shutdown.clone().cancelled_owned();
-    let serving = tokio::spawn(async move {
-        axum::serve(listener, service).with_graceful_shutdown(stopped).await.unwrap();
-    });
+    let app = App::build(config, clock.clone()).await.unwrap();
+    let router = build_router(app.clone());
+    let doors = hearth::server::Server::bind(&app.config, &clock, &router).unwrap();
+    let BoundAddress::Tcp { address, .. } = doors.addresses()[0] else { panic!("a Unix socket") };
+    let serving = tokio::spawn(doors.run(app.shutdown.clone(), Arc::default()));
     (app, address, serving)
-}
-
-async fn note_address(mut request: Request) -> Request {
-    let address = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip());
-    request.extensions_mut().insert(ClientAddress(address));
-    request
 }
 
 async fn end(server: Server, runtime: Runtime) {
