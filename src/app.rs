@@ -3,7 +3,7 @@
 use std::{
     fs::{File, TryLockError},
     io::{self, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -182,7 +182,9 @@ pub async fn open_database(config: &Config) -> Result<Database, StorageError> {
 /// the returned file is open.
 pub fn lock_data_dir(data_dir: &Path) -> Result<File, StartError> {
     let failed = |source| StartError::DataDir { path: data_dir.to_owned(), source };
-    std::fs::create_dir_all(data_dir).map_err(failed)?;
+    // Whoever else works on this machine has no business in people's conversations.
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true).mode(0o700).create(data_dir).map_err(failed)?;
     let path = data_dir.join(LOCK_FILE);
     let file = File::options().create(true).append(true).open(path).map_err(failed)?;
     match file.try_lock() {
