@@ -16,6 +16,7 @@ use crate::{
     accounts::Accounts,
     clock::Clock,
     config::{CacheShare, Config, DatabaseLocation},
+    ephemeral::{Ephemeral, EphemeralSettings, PresenceSettings},
     http::rate_limit::RateLimits,
     notifier::Notifier,
     protocol::signing::{KEY_BYTES, KeyError, SigningKey},
@@ -73,7 +74,8 @@ impl App {
             room_settings(&config),
         )
         .await?;
-        let sync = Sync::new(rooms.clone(), sync_settings(&config));
+        let ephemeral = Ephemeral::new(&rooms, ephemeral_settings(&config));
+        let sync = Sync::new(rooms.clone(), ephemeral.clone(), sync_settings(&config));
         let app = Arc::new(Self {
             rate_limits: RateLimits::new(config.rate_limits.clone()),
             config,
@@ -82,6 +84,7 @@ impl App {
             writer,
             accounts,
             rooms,
+            ephemeral,
             sync,
             shutdown: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -104,6 +107,7 @@ impl App {
 
     fn spawn_tasks(&self) {
         self.accounts.spawn_tasks(&self.tasks, &self.shutdown);
+        self.ephemeral.spawn_tasks(&self.tasks, &self.shutdown);
         let checkpoints = run_checkpoints(Arc::new(self.database.clone()), CHECKPOINT_PAUSE);
         let shutdown = self.shutdown.clone();
         self.tasks.spawn(async move {
@@ -121,6 +125,18 @@ fn sync_settings(config: &Config) -> SyncSettings {
         timeline_limit_max: config.sync.timeline_limit_max,
         long_poll_max: config.sync.long_poll_max,
         memory_bytes: config.memory.share(CacheShare::Users) / 4,
+    }
+}
+
+fn ephemeral_settings(config: &Config) -> EphemeralSettings {
+    let presence = &config.presence;
+    EphemeralSettings {
+        memory_bytes: config.memory.share(CacheShare::Users) / 4,
+        presence: PresenceSettings {
+            enabled: presence.enabled,
+            unavailable_after_ms: presence.unavailable_after.as_millis() as u64,
+            offline_after_ms: presence.offline_after.as_millis() as u64,
+        },
     }
 }
 

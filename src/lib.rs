@@ -11,6 +11,7 @@
 //! - [`config`]: the settings, one section per file, validated whole.
 //! - [`sync`]: what a client has not seen yet.
 //! - [`rooms`]: decides what happens in rooms; the only writer of timelines.
+//! - [`ephemeral`]: typing, receipts, presence.
 //! - [`notifier`]: wakes waiting syncs.
 //! - [`clock`]: time and randomness as arguments.
 
@@ -19,6 +20,7 @@ pub mod app;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod ephemeral;
 pub mod http;
 pub mod notifier;
 pub mod protocol;

@@ -9,6 +9,7 @@ use crate::{
     accounts::Accounts,
     clock::Clock,
     config::Config,
+    ephemeral::Ephemeral,
     rooms::Rooms,
     storage::{Database, Writer},
     sync::Sync,
@@ -22,6 +23,7 @@ pub struct App {
     pub writer: Writer,
     pub accounts: Accounts,
     pub rooms: Rooms,
+    pub ephemeral: Ephemeral,
     pub sync: Sync,
     pub rate_limits: RateLimits,
     /// Cancelled when the server stops: long polls end, background tasks finish.

@@ -93,6 +93,21 @@ impl UserRooms {
         self.rooms.read().get(&room).cloned()
     }
 
+    /// Whether both are joined members of some room.
+    pub fn shares_room_with(&self, other: &Self) -> bool {
+        if std::ptr::eq(self, other) {
+            return true;
+        }
+        let is_joined = |place: &UserRoom| place.membership == Membership::Join;
+        // One lock at a time, so that two who ask after each other do not wait for each other.
+        let theirs: Vec<RoomNid> = {
+            let rooms = other.rooms.read();
+            rooms.iter().filter(|(_, place)| is_joined(place)).map(|(nid, _)| *nid).collect()
+        };
+        let rooms = self.rooms.read();
+        theirs.iter().any(|nid| rooms.get(nid).is_some_and(is_joined))
+    }
+
     /// The latest position of anything of the user's own.
     pub fn activity(&self) -> i64 {
         self.activity.load(Ordering::Acquire)

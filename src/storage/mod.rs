@@ -15,6 +15,7 @@ pub mod aliases;
 pub mod directory;
 pub mod events;
 pub mod memberships;
+pub mod receipts;
 pub mod redactions;
 pub mod relations;
 pub mod reports;

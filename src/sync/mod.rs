@@ -21,8 +21,8 @@ use lazy_members::SentMembers;
 use ruma::OwnedUserId;
 pub use token::SyncToken;
 
-use crate::{rooms::Rooms, storage::StorageError};
-use stubs::{Accounts, Counts, Ephemeral};
+use crate::{ephemeral::Ephemeral, rooms::Rooms, storage::StorageError};
+use stubs::{Accounts, Counts};
 
 /// What bounds a sync; from the section `sync` of the configuration.
 #[derive(Clone, Debug)]
@@ -62,8 +62,8 @@ struct Parts {
 }
 
 impl Sync {
-    pub fn new(rooms: Rooms, settings: SyncSettings) -> Self {
-        let (accounts, ephemeral, counts) = (Accounts, Ephemeral, Counts);
+    pub fn new(rooms: Rooms, ephemeral: Ephemeral, settings: SyncSettings) -> Self {
+        let (accounts, counts) = (Accounts, Counts);
         let sent_members = SentMembers::new(settings.memory_bytes);
         Self(Arc::new(Parts { rooms, accounts, ephemeral, counts, sent_members, settings }))
     }

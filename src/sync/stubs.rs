@@ -3,31 +3,6 @@ use crate::{rooms::Room, storage::StorageError};
 use ruma::{OwnedEventId, OwnedUserId, UserId};
 use std::{collections::HashSet, sync::Arc};
 #[derive(Clone)]
-pub struct Ephemeral;
-impl Ephemeral {
-    pub fn epoch(&self) -> u64 {
-        0
-    }
-    pub fn room_epoch(&self, _: &Room) -> u64 {
-        0
-    }
-    pub fn write_presence_since(&self, _: &mut String, _: &UserId, _: u64) -> bool {
-        false
-    }
-    pub fn write_typing_since(&self, _: &mut String, _: &Room, _: u64) -> bool {
-        false
-    }
-    pub async fn write_receipts_since(
-        &self,
-        _: &mut String,
-        _: &Room,
-        _: &UserId,
-        _: (i64, i64),
-    ) -> Result<bool, StorageError> {
-        Ok(false)
-    }
-}
-#[derive(Clone)]
 pub struct Counts;
 #[derive(Default)]
 pub struct UnreadCounts;

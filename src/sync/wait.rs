@@ -92,18 +92,18 @@ impl Answer<'_> {
     async fn write(&self, out: &mut String, rooms: &UserRooms) -> Result<()> {
         let data = self.load_account_data(rooms).await?;
         self.write_account_data(out, &data);
-        self.write_presence(out);
+        self.write_presence(out, rooms).await?;
         self.write_rooms(out, rooms, &data).await
     }
 
-    fn write_presence(&self, out: &mut String) {
+    async fn write_presence(&self, out: &mut String, rooms: &UserRooms) -> Result<()> {
         let since = self.request.since.map_or(0, |token| token.volatile);
         let mut events = String::new();
-        let user = &self.request.user_id;
-        if self.parts.ephemeral.write_presence_since(&mut events, user, since) {
+        if self.parts.ephemeral.write_presence_since(&mut events, rooms, since).await? {
             out.push_str(",\"presence\":{\"events\":[");
             out.push_str(&events);
             out.push_str("]}");
         }
+        Ok(())
     }
 }

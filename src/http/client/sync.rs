@@ -6,6 +6,7 @@ use axum::extract::State;
 use serde::Deserialize;
 
 use crate::{
+    ephemeral::PresenceState,
     http::{
         auth::UserOrGuestSession,
         error::{MatrixError, MatrixResult},
@@ -24,6 +25,8 @@ pub struct SyncQuery {
     full_state: bool,
     #[serde(default, alias = "org.matrix.msc4222.use_state_after")]
     use_state_after: bool,
+    /// `online` unless the client says otherwise.
+    set_presence: Option<String>,
     /// Milliseconds.
     #[serde(default)]
     timeout: u64,
@@ -46,6 +49,12 @@ pub async fn get_sync(
         use_state_after: query.use_state_after,
         timeout: Duration::from_millis(query.timeout),
     };
+    let presence = match query.set_presence.as_deref() {
+        None => PresenceState::Online,
+        Some(text) => PresenceState::parse(text)
+            .ok_or_else(|| MatrixError::invalid_param("`set_presence` is not known."))?,
+    };
+    let _connected = app.ephemeral.presence.begin_sync(&session.user_id, presence).await;
     let answer = app.sync.sync(&request, &app.shutdown).await?;
     Ok(RawJson(answer.into()))
 }

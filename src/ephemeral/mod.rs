@@ -1,0 +1,102 @@
+//! What passes: who types, who has read how far, who is online. Receipts are kept; typing and
+//! presence live in memory only and are lost with it.
+
+mod presence;
+mod receipts;
+mod typing;
+mod volatile;
+
+use std::sync::Arc;
+
+pub use presence::{Presence, PresenceSettings, PresenceState, PresenceStatus, SyncGuard};
+pub use receipts::{NewReceipt, ReceiptKind, Receipts, RoomReceipts};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+pub use typing::{TYPING_TIMEOUT_MS_MAX, Typing};
+pub use volatile::Volatile;
+
+use crate::{
+    rooms::{Room, Rooms, UserRooms},
+    storage::StorageError,
+};
+
+/// How it is set up.
+#[derive(Clone, Debug)]
+pub struct EphemeralSettings {
+    /// The part of the memory budget for receipts, bytes.
+    pub memory_bytes: u64,
+    pub presence: PresenceSettings,
+}
+
+/// The three of them. Clones share them.
+#[derive(Clone)]
+pub struct Ephemeral {
+    pub typing: Typing,
+    pub receipts: Receipts,
+    pub presence: Presence,
+    volatile: Arc<Volatile>,
+}
+
+impl Ephemeral {
+    pub fn new(rooms: &Rooms, settings: EphemeralSettings) -> Self {
+        let volatile = Arc::new(Volatile::new(rooms.clock()));
+        Self {
+            typing: Typing::new(rooms.clock().clone(), Arc::clone(&volatile)),
+            receipts: Receipts::new(rooms.clone(), settings.memory_bytes),
+            presence: Presence::new(rooms.clone(), Arc::clone(&volatile), settings.presence),
+            volatile,
+        }
+    }
+
+    /// Starts what ends typing and presence when their time is over, until `shutdown`.
+    pub fn spawn_tasks(&self, tasks: &TaskTracker, shutdown: &CancellationToken) {
+        tasks.spawn(self.typing.clone().run_expiry(shutdown.clone()));
+        tasks.spawn(self.presence.clone().run_timeouts(shutdown.clone()));
+    }
+
+    /// The epoch of what is volatile now: everything up to it is known to whoever asks after.
+    pub fn epoch(&self) -> u64 {
+        self.volatile.epoch()
+    }
+
+    /// The epoch of the latest change of who types in the room; 0 when nobody did for long.
+    pub fn room_epoch(&self, room: &Room) -> u64 {
+        self.typing.room_epoch(room)
+    }
+
+    /// See [`Presence::write_since`].
+    pub async fn write_presence_since(
+        &self,
+        out: &mut String,
+        viewer: &UserRooms,
+        since_epoch: u64,
+    ) -> Result<bool, StorageError> {
+        self.presence.write_since(out, viewer, since_epoch).await
+    }
+
+    /// See [`Typing::write_since`].
+    pub fn write_typing_since(&self, out: &mut String, room: &Room, since_epoch: u64) -> bool {
+        self.typing.write_since(out, room, since_epoch)
+    }
+
+    /// See [`Receipts::write_since`].
+    pub async fn write_receipts_since(
+        &self,
+        out: &mut String,
+        room: &Room,
+        user: &ruma::UserId,
+        range: (i64, i64),
+    ) -> Result<bool, StorageError> {
+        self.receipts.write_since(out, room, user, range).await
+    }
+}
+
+/// Appends a text as JSON.
+fn push_json_text(out: &mut String, text: &str) {
+    if text.bytes().all(|byte| byte >= 0x20 && byte != b'"' && byte != b'\\') {
+        out.push('"');
+        out.push_str(text);
+        out.push('"');
+    } else {
+        out.push_str(&serde_json::to_string(text).expect("a text is always JSON"));
+    }
+}

@@ -1,0 +1,467 @@
+//! Who is online (client-server API, "Presence"), for users who share a room. In memory only:
+//! after a restart everybody is offline until they come back.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use ruma::{OwnedUserId, UserId};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::{push_json_text, volatile::Volatile};
+use crate::{
+    clock::Clock,
+    rooms::{Rooms, UserRooms},
+    storage::StorageError,
+};
+
+/// Users whose presence is remembered; of more, those longest offline are forgotten.
+const USERS_MAX: usize = 100_000;
+/// For this long after an activity a user counts as currently active, and further activities
+/// are told to nobody.
+const CURRENTLY_ACTIVE_MS: u64 = 60_000;
+
+/// How presence is set up.
+#[derive(Clone, Debug)]
+pub struct PresenceSettings {
+    pub enabled: bool,
+    /// Without activity for this long, somebody counts as unavailable, ms.
+    pub unavailable_after_ms: u64,
+    /// Without a connection for this long, somebody counts as offline, ms.
+    pub offline_after_ms: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PresenceState {
+    Online,
+    Unavailable,
+    Offline,
+}
+
+/// What others see of a user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PresenceStatus {
+    pub state: PresenceState,
+    pub status_message: Option<String>,
+    /// None when the user was never active.
+    pub last_active_ago_ms: Option<u64>,
+    pub is_currently_active: bool,
+}
+
+/// Everybody's presence. Clones share it.
+#[derive(Clone)]
+pub struct Presence(Arc<Inner>);
+
+struct Inner {
+    rooms: Rooms,
+    volatile: Arc<Volatile>,
+    settings: PresenceSettings,
+    users: Mutex<Users>,
+    /// Rung when the earliest deadline changed.
+    rescheduled: Notify,
+}
+
+#[derive(Default)]
+struct Users {
+    by_id: HashMap<OwnedUserId, Entry>,
+    /// Whose presence changed when.
+    by_epoch: BTreeMap<u64, OwnedUserId>,
+    deadlines: BTreeSet<(u64, OwnedUserId)>,
+}
+
+struct Entry {
+    state: PresenceState,
+    status_message: Option<String>,
+    last_active_ms: Option<u64>,
+    is_currently_active: bool,
+    /// Syncs that wait now, and when the latest one ended.
+    syncs: u32,
+    last_sync_ms: u64,
+    epoch: u64,
+    deadline_ms: Option<u64>,
+}
+
+/// Keeps a user connected as long as it lives.
+#[must_use]
+pub struct SyncGuard(Option<(Presence, OwnedUserId)>);
+
+impl PresenceState {
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "online" => Some(Self::Online),
+            "unavailable" => Some(Self::Unavailable),
+            "offline" => Some(Self::Offline),
+            _ => None,
+        }
+    }
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Online => "online",
+            Self::Unavailable => "unavailable",
+            Self::Offline => "offline",
+        }
+    }
+}
+
+impl PresenceStatus {
+    /// The properties of the event's content, without braces.
+    pub fn write_json(&self, out: &mut String) {
+        out.push_str("\"presence\":\"");
+        out.push_str(self.state.as_str());
+        out.push('"');
+        if let Some(ago_ms) = self.last_active_ago_ms {
+            out.push_str(",\"last_active_ago\":");
+            out.push_str(&ago_ms.to_string());
+        }
+        if let Some(message) = &self.status_message {
+            out.push_str(",\"status_msg\":");
+            push_json_text(out, message);
+        }
+        if self.state == PresenceState::Online {
+            out.push_str(",\"currently_active\":");
+            out.push_str(if self.is_currently_active { "true" } else { "false" });
+        }
+    }
+}
+
+impl Presence {
+    pub(super) fn new(rooms: Rooms, volatile: Arc<Volatile>, settings: PresenceSettings) -> Self {
+        let (users, rescheduled) = (Mutex::default(), Notify::new());
+        Self(Arc::new(Inner { rooms, volatile, settings, users, rescheduled }))
+    }
+
+    pub fn is_enabled(&self) -> bool {
+        self.0.settings.enabled
+    }
+
+    /// A client syncs with this `set_presence`. `offline` and a server without presence cost
+    /// nothing. Keep the guard until the answer is written.
+    pub async fn begin_sync(&self, user: &UserId, state: PresenceState) -> SyncGuard {
+        if !self.0.settings.enabled || state == PresenceState::Offline {
+            return SyncGuard(None);
+        }
+        let changed = self.change(user, |entry, now_ms| {
+            entry.syncs += 1;
+            match (entry.state, state) {
+                // To wait for news is no activity: who is idle stays so.
+                (PresenceState::Offline, PresenceState::Online) => {
+                    entry.state = PresenceState::Online;
+                    entry.last_active_ms = Some(now_ms);
+                }
+                (_, PresenceState::Unavailable) => entry.state = PresenceState::Unavailable,
+                _ => {}
+            }
+        });
+        // Made before anything is waited for, so that a request that goes away is noticed.
+        let guard = SyncGuard(Some((self.clone(), user.to_owned())));
+        if changed {
+            self.wake_neighbours(user).await;
+        }
+        guard
+    }
+
+    /// Sets what the user says of themself (`PUT /presence/{userId}/status`).
+    pub async fn set(&self, user: &UserId, state: PresenceState, status_message: Option<String>) {
+        if !self.0.settings.enabled {
+            return;
+        }
+        let changed = self.change(user, |entry, now_ms| {
+            entry.state = state;
+            entry.status_message = status_message;
+            entry.last_active_ms = Some(now_ms);
+            if state != PresenceState::Offline && entry.syncs == 0 {
+                entry.last_sync_ms = now_ms;
+            }
+        });
+        if changed {
+            self.wake_neighbours(user).await;
+        }
+    }
+
+    /// The user did something: sent a message, a receipt, typed. Who hides stays hidden.
+    pub async fn note_active(&self, user: &UserId) {
+        if !self.0.settings.enabled || !self.0.users.lock().by_id.contains_key(user) {
+            return;
+        }
+        let changed = self.change(user, |entry, now_ms| {
+            if entry.state != PresenceState::Offline {
+                entry.last_active_ms = Some(now_ms);
+                entry.state = PresenceState::Online;
+            }
+        });
+        if changed {
+            self.wake_neighbours(user).await;
+        }
+    }
+
+    /// Tells everybody who shares a room with the user anew, for example after a join.
+    pub async fn announce(&self, user: &UserId) {
+        if !self.0.settings.enabled {
+            return;
+        }
+        let is_known = {
+            let mut users = self.0.users.lock();
+            let is_known = users.by_id.contains_key(user);
+            if is_known {
+                users.move_to(user, &self.0.volatile);
+            }
+            is_known
+        };
+        if is_known {
+            self.wake_neighbours(user).await;
+        }
+    }
+
+    /// What is known of a user; None when that is nothing.
+    pub fn find(&self, user: &UserId) -> Option<PresenceStatus> {
+        let now_ms = self.0.clock().now_ms();
+        self.0.users.lock().by_id.get(user).map(|entry| entry.status(now_ms))
+    }
+
+    /// Whether `viewer` may see the presence of `user`: their own, or that of somebody who is in
+    /// a room with them.
+    pub async fn may_see(&self, viewer: &UserRooms, user: &UserId) -> Result<bool, StorageError> {
+        if viewer.user_id == user {
+            return Ok(true);
+        }
+        let theirs = self.0.rooms.rooms_of(user).await?;
+        Ok(viewer.shares_room_with(&theirs))
+    }
+
+    /// Appends events `m.presence`, with commas between, of those whom the viewer may see and who
+    /// changed after `since_epoch`; for an initial sync (0) of all who are not offline.
+    pub async fn write_since(
+        &self,
+        out: &mut String,
+        viewer: &UserRooms,
+        since_epoch: u64,
+    ) -> Result<bool, StorageError> {
+        if !self.0.settings.enabled || self.0.volatile.epoch() <= since_epoch {
+            return Ok(false);
+        }
+        let now_ms = self.0.clock().now_ms();
+        let changed: Vec<(OwnedUserId, PresenceStatus)> = {
+            let users = self.0.users.lock();
+            let since = users.by_epoch.range(since_epoch + 1..);
+            let changed = since.map(|(_, user)| (user, users.by_id[user].status(now_ms)));
+            let is_worth =
+                |status: &PresenceStatus| since_epoch > 0 || status.state != PresenceState::Offline;
+            changed
+                .filter(|(_, status)| is_worth(status))
+                .map(|(user, status)| (user.clone(), status))
+                .collect()
+        };
+        let mut is_first = true;
+        for (user, status) in changed {
+            if self.may_see(viewer, &user).await? {
+                out.push_str(if is_first { "{\"content\":{" } else { ",{\"content\":{" });
+                is_first = false;
+                status.write_json(out);
+                out.push_str("},\"sender\":");
+                push_json_text(out, user.as_str());
+                out.push_str(",\"type\":\"m.presence\"}");
+            }
+        }
+        Ok(!is_first)
+    }
+
+    /// Makes users idle and offline in time, until `shutdown`: one task for everybody.
+    pub(super) async fn run_timeouts(self, shutdown: CancellationToken) {
+        if !self.0.settings.enabled {
+            return;
+        }
+        loop {
+            let rescheduled = self.0.rescheduled.notified();
+            let next_ms = self.0.users.lock().deadlines.first().map(|(at_ms, _)| *at_ms);
+            let pause = async {
+                match next_ms {
+                    Some(next_ms) => {
+                        let pause_ms = next_ms.saturating_sub(self.0.clock().now_ms());
+                        tokio::time::sleep(Duration::from_millis(pause_ms)).await;
+                    }
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = pause => self.pass_deadlines().await,
+                () = rescheduled => {}
+                () = shutdown.cancelled() => return,
+            }
+        }
+    }
+
+    async fn pass_deadlines(&self) {
+        let now_ms = self.0.clock().now_ms();
+        let due: Vec<OwnedUserId> = {
+            let users = self.0.users.lock();
+            let due = users.deadlines.iter().take_while(|(at_ms, _)| *at_ms <= now_ms);
+            due.map(|(_, user)| user.clone()).collect()
+        };
+        for user in due {
+            if self.change(&user, |_, _| ()) {
+                self.wake_neighbours(&user).await;
+            }
+        }
+    }
+
+    /// Changes an entry, applies what time did to it, and sets its next deadline. True when
+    /// others see a difference.
+    fn change(&self, user: &UserId, change: impl FnOnce(&mut Entry, u64)) -> bool {
+        let (settings, now_ms) = (&self.0.settings, self.0.clock().now_ms());
+        let mut users = self.0.users.lock();
+        if !users.by_id.contains_key(user) {
+            users.make_room();
+            users.by_id.insert(user.to_owned(), Entry::offline(now_ms));
+        }
+        let Some(entry) = users.by_id.get_mut(user) else {
+            return false;
+        };
+        let before = entry.seen();
+        change(entry, now_ms);
+        entry.apply_time(settings, now_ms);
+        let has_changed = entry.seen() != before;
+        let deadline_before = entry.deadline_ms;
+        entry.deadline_ms = entry.next_deadline_ms(settings, now_ms);
+        let deadline_after = entry.deadline_ms;
+        if deadline_before != deadline_after {
+            if let Some(at_ms) = deadline_before {
+                users.deadlines.remove(&(at_ms, user.to_owned()));
+            }
+            if let Some(at_ms) = deadline_after {
+                users.deadlines.insert((at_ms, user.to_owned()));
+                if deadline_before.is_none_or(|before_ms| at_ms < before_ms) {
+                    self.0.rescheduled.notify_one();
+                }
+            }
+        }
+        if has_changed {
+            users.move_to(user, &self.0.volatile);
+        }
+        has_changed
+    }
+
+    async fn wake_neighbours(&self, user: &UserId) {
+        match self.0.rooms.rooms_of(user).await {
+            Ok(rooms) => {
+                rooms.list_joined().iter().for_each(|place| place.room.wake_listeners());
+                rooms.waker.wake();
+            }
+            // They hear of it with their next sync.
+            Err(error) => tracing::warn!(%error, "a change of presence woke nobody"),
+        }
+    }
+}
+
+impl Inner {
+    fn clock(&self) -> &Clock {
+        self.rooms.clock()
+    }
+}
+
+impl Drop for SyncGuard {
+    fn drop(&mut self) {
+        if let Some((presence, user)) = self.0.take() {
+            // Nobody sees a difference: the user stays online for a while.
+            presence.change(&user, |entry, now_ms| {
+                entry.syncs = entry.syncs.saturating_sub(1);
+                entry.last_sync_ms = now_ms;
+            });
+        }
+    }
+}
+
+impl Users {
+    /// Notes that the user changed now.
+    fn move_to(&mut self, user: &UserId, volatile: &Volatile) {
+        if let Some(entry) = self.by_id.get_mut(user) {
+            let epoch = volatile.advance();
+            let before = std::mem::replace(&mut entry.epoch, epoch);
+            let id = self.by_epoch.remove(&before).unwrap_or_else(|| user.to_owned());
+            self.by_epoch.insert(epoch, id);
+        }
+    }
+
+    /// Forgets the longer half of those who are offline when there are too many.
+    fn make_room(&mut self) {
+        if self.by_id.len() < USERS_MAX {
+            return;
+        }
+        let is_offline = |user: &OwnedUserId| {
+            let entry = self.by_id.get(user);
+            entry.is_some_and(|entry| entry.syncs == 0 && entry.state == PresenceState::Offline)
+        };
+        let oldest_first = self.by_epoch.iter().filter(|(_, user)| is_offline(user));
+        let gone: Vec<_> =
+            oldest_first.take(USERS_MAX / 2).map(|(epoch, user)| (*epoch, user.clone())).collect();
+        for (epoch, user) in gone {
+            self.by_epoch.remove(&epoch);
+            self.by_id.remove(&user);
+        }
+    }
+}
+
+impl Entry {
+    fn offline(now_ms: u64) -> Self {
+        Self {
+            state: PresenceState::Offline,
+            status_message: None,
+            last_active_ms: None,
+            is_currently_active: false,
+            syncs: 0,
+            last_sync_ms: now_ms,
+            epoch: 0,
+            deadline_ms: None,
+        }
+    }
+
+    /// What makes a difference to others.
+    fn seen(&self) -> (PresenceState, Option<String>, bool) {
+        (self.state, self.status_message.clone(), self.is_currently_active)
+    }
+
+    fn active_until_ms(&self, after_ms: u64) -> u64 {
+        self.last_active_ms.unwrap_or(0).saturating_add(after_ms)
+    }
+
+    fn apply_time(&mut self, settings: &PresenceSettings, now_ms: u64) {
+        if self.syncs == 0 && now_ms >= self.last_sync_ms + settings.offline_after_ms {
+            self.state = PresenceState::Offline;
+        }
+        if self.state == PresenceState::Online
+            && now_ms >= self.active_until_ms(settings.unavailable_after_ms)
+        {
+            self.state = PresenceState::Unavailable;
+        }
+        self.is_currently_active = self.state == PresenceState::Online
+            && now_ms < self.active_until_ms(CURRENTLY_ACTIVE_MS);
+    }
+
+    /// When time alone will change something.
+    fn next_deadline_ms(&self, settings: &PresenceSettings, now_ms: u64) -> Option<u64> {
+        if self.state == PresenceState::Offline {
+            return None;
+        }
+        let offline = self.last_sync_ms + settings.offline_after_ms;
+        let is_online = self.state == PresenceState::Online;
+        let candidates = [
+            (self.syncs == 0).then_some(offline),
+            is_online.then(|| self.active_until_ms(settings.unavailable_after_ms)),
+            self.is_currently_active.then(|| self.active_until_ms(CURRENTLY_ACTIVE_MS)),
+        ];
+        candidates.into_iter().flatten().filter(|at_ms| *at_ms > now_ms).min()
+    }
+
+    fn status(&self, now_ms: u64) -> PresenceStatus {
+        PresenceStatus {
+            state: self.state,
+            status_message: self.status_message.clone(),
+            last_active_ago_ms: self.last_active_ms.map(|at_ms| now_ms.saturating_sub(at_ms)),
+            is_currently_active: self.is_currently_active,
+        }
+    }
+}
