@@ -51,7 +51,7 @@ pub struct Figures {
     pub requests: RequestFigures,
 }
 
-/// Sends the logs of this process to standard error. Only once per process.
+/// Sends the logs of this process, panics included, to standard error. Only once per process.
 pub fn start_logging(config: &LoggingConfig) -> Result<(), TelemetryError> {
     let filter: Targets = config.level.parse().map_err(logging_error)?;
     let lines = match config.format {
@@ -64,7 +64,13 @@ pub fn start_logging(config: &LoggingConfig) -> Result<(), TelemetryError> {
             fmt::layer::<Registry>().with_writer(stderr).json().flatten_event(true).boxed()
         }
     };
-    tracing_subscriber::registry().with(lines.with_filter(filter)).try_init().map_err(logging_error)
+    let subscriber = tracing_subscriber::registry().with(lines.with_filter(filter));
+    subscriber.try_init().map_err(logging_error)?;
+    std::panic::set_hook(Box::new(|panic| {
+        let backtrace = std::backtrace::Backtrace::capture();
+        tracing::error!(%panic, %backtrace, "a fault in this program; please report it");
+    }));
+    Ok(())
 }
 
 impl Figures {

@@ -1,8 +1,24 @@
 //! One configured listener: it accepts connections, knows which APIs it carries and whom it believes.
 
-use std::{convert::Infallible, future::Future, io, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    future::Future,
+    io,
+    net::IpAddr,
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
-use axum::{Router, http::Request, response::Response};
+use axum::{
+    Router,
+    http::{HeaderMap, Request},
+    response::{IntoResponse as _, Response},
+};
+use futures_util::FutureExt as _;
 use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioExecutor, TokioTimer},
@@ -16,7 +32,7 @@ use tower::Service as _;
 use super::{
     activity::Patience,
     connection::serve_connection,
-    forwarded::find_client_address,
+    forwarded::{X_FORWARDED_FOR, find_client_address},
     request_body::receive_body,
     socket::Socket,
     tls::Certificates,
@@ -25,7 +41,7 @@ use super::{
 use crate::{
     clock::Clock,
     config::{Api, Config, Listener, TrustedProxy},
-    http::{apis, auth::ClientAddress, cors},
+    http::{apis, auth::ClientAddress, cors, error::MatrixError},
 };
 
 /// Streams that one HTTP/2 connection may have open; each can hold a request.
@@ -45,6 +61,7 @@ pub(super) struct Door {
     trusted_proxies: Vec<TrustedProxy>,
     body_patience: Duration,
     tls: Option<TlsAcceptor>,
+    has_noticed_proxy: AtomicBool,
 }
 
 /// What bounds and ends the connections of all doors.
@@ -83,6 +100,7 @@ impl Door {
             trusted_proxies: listener.trusted_proxies.clone(),
             body_patience: config.limits.request_body_timeout,
             tls: certificates.map(|certificates| TlsAcceptor::from(certificates.server_config())),
+            has_noticed_proxy: AtomicBool::new(false),
         }
     }
 
@@ -98,6 +116,7 @@ impl Door {
     ) -> impl Future<Output = Response> + use<> {
         let mut request = request.map(|body| receive_body(body, self.body_patience));
         let address = find_client_address(peer, request.headers(), &self.trusted_proxies);
+        self.notice_unlisted_proxy(peer, address, request.headers());
         request.extensions_mut().insert(ClientAddress(address));
         let needs_cors = cors::concerns(request.uri().path());
         let early = apis::refuse_foreign(request.uri().path(), &self.apis)
@@ -107,15 +126,40 @@ impl Door {
             let mut response = match early {
                 Some(response) => response,
                 None => {
-                    let result: Result<Response, Infallible> = router.call(request).await;
-                    let Ok(response) = result;
-                    response
+                    // A fault in one request is no reason to end the others of its connection.
+                    let answering = AssertUnwindSafe(async { router.call(request).await });
+                    match answering.catch_unwind().await {
+                        Ok::<Result<Response, Infallible>, _>(Ok(response)) => response,
+                        Err(_) => internal_error(),
+                    }
                 }
             };
             if needs_cors {
                 cors::add_headers(response.headers_mut());
             }
             response
+        }
+    }
+
+    /// The most common mistake behind a reverse proxy is worth a line in the log, once.
+    fn notice_unlisted_proxy(
+        &self,
+        peer: Option<IpAddr>,
+        client: Option<IpAddr>,
+        headers: &HeaderMap,
+    ) {
+        let is_near = peer.is_none_or(|peer| peer.is_loopback());
+        if is_near
+            && peer == client
+            && headers.contains_key(X_FORWARDED_FOR)
+            && !self.has_noticed_proxy.swap(true, Relaxed)
+        {
+            let proxy = peer.map_or("unix".to_owned(), |peer| peer.to_string());
+            tracing::warn!(
+                "a reverse proxy passes requests on, but is not believed about their origin, so that \
+                 everybody behind it shares one rate limit; add trusted_proxies = [\"{proxy}\"] to its \
+                 [[listen]] block"
+            );
         }
     }
 
@@ -173,4 +217,9 @@ async fn serve_wire(
         Some(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
         None => {}
     }
+}
+
+/// What went wrong, the panic itself has told the log.
+fn internal_error() -> Response {
+    MatrixError::internal("The server made a mistake; its log says more.").into_response()
 }

@@ -6,7 +6,7 @@ use axum::http::HeaderMap;
 
 use crate::config::TrustedProxy;
 
-const X_FORWARDED_FOR: &str = "x-forwarded-for";
+pub(super) const X_FORWARDED_FOR: &str = "x-forwarded-for";
 
 /// The client's address: the last one on the way that is not a trusted proxy. `peer` is `None` for a
 /// Unix socket, and so is the result when no proxy names an address there.

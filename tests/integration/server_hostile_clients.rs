@@ -190,3 +190,14 @@ async fn connections_above_the_limit_wait_for_their_turn() {
     assert!(within(answer).await.unwrap().ends_with("hello"));
     server.stop().await;
 }
+
+#[tokio::test]
+async fn fault_in_one_request_leaves_its_connection_alive() {
+    let server = Running::start(|_| ()).await;
+    let mut stream = server.connect().await;
+    stream.write_all(b"GET /_matrix/client/panic HTTP/1.1\r\nhost: h\r\n\r\n").await.unwrap();
+    let answers = ask(&mut stream, "/_matrix/client/hello").await;
+    assert!(answers.starts_with("HTTP/1.1 500"), "{answers}");
+    assert!(answers.contains("M_UNKNOWN") && answers.ends_with("hello"), "{answers}");
+    server.stop().await;
+}

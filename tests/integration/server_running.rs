@@ -120,6 +120,7 @@ fn routes(shutdown: CancellationToken) -> Router {
         .route("/_matrix/client/slow", get(slow_write))
         .route("/_matrix/client/address", get(address))
         .route("/_matrix/client/upload", post(upload))
+        .route("/_matrix/client/panic", get(async || -> String { panic!("on purpose") }))
         .route("/_matrix/client/large", get(async || vec![b'x'; 64 << 20]))
         .route("/_matrix/federation/v1/version", get("federation"))
         .route("/metrics", get("figures"))
