@@ -75,6 +75,7 @@ impl App {
             job_bell.clone(),
         )
         .await?;
+        let accounts = Arc::new(accounts);
         let rooms = Rooms::load(
             (database.clone(), writer.clone()),
             clock.clone(),
@@ -84,7 +85,12 @@ impl App {
         )
         .await?;
         let ephemeral = Ephemeral::new(&rooms, ephemeral_settings(&config));
-        let sync = Sync::new(rooms.clone(), ephemeral.clone(), sync_settings(&config));
+        let told = rooms.clone();
+        accounts.set_change_hook(Arc::new(move |user, position| {
+            told.note_user_activity(user, position);
+        }));
+        let sync =
+            Sync::new(rooms.clone(), accounts.clone(), ephemeral.clone(), sync_settings(&config));
         let app = Arc::new(Self {
             rate_limits: RateLimits::new(config.rate_limits.clone()),
             registration_nonces: RegistrationNonces::new(),

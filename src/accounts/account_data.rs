@@ -1,8 +1,10 @@
 //! What users store for themselves, globally and per room: account data, tags, filters. Push rules
 //! are kept here as well, but have their own operations (see `push_rules`).
 
+use std::{collections::HashSet, sync::Arc};
+
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
-use ruma::{RoomId, UserId};
+use ruma::{OwnedUserId, RoomId, UserId};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
@@ -14,6 +16,8 @@ use crate::storage::{
 
 /// The type under which tags are kept.
 pub const TAGS_KIND: &str = "m.tag";
+/// The type under which a user lists whom to ignore.
+pub const IGNORED_USERS_KIND: &str = "m.ignored_user_list";
 /// Pieces of account data that one user may have, and their total size.
 const PIECES_MAX: i64 = 100_000;
 const TOTAL_BYTES_MAX: i64 = 64 << 20;
@@ -49,7 +53,10 @@ impl Accounts {
         let mut tx = WriteTx::new();
         let room = room_id.map_or("", RoomId::as_str);
         account_data::push_data(&mut tx, user_id.as_str(), room, kind, content);
-        Ok(self.commit_and_wake(tx, user_id).await?)
+        let ignored = (room_id.is_none() && kind == IGNORED_USERS_KIND)
+            .then(|| (self.ignored_cache.clone(), user_id.to_owned()));
+        let applied = move || ignored.into_iter().for_each(|(cache, user)| cache.forget(&user));
+        Ok(self.changes.commit(tx, user_id, applied).await?)
     }
 
     /// The content of a piece of account data. Push rules always have one.
@@ -66,37 +73,46 @@ impl Accounts {
         account_data::find(&self.database, user_id.as_str(), room, kind).await
     }
 
-    /// All account data of a user up to a position, global and of rooms, for an initial sync. Push
-    /// rules are among them even when the user never changed them (then at position 0).
+    /// Account data behind `since` up to `upto`, for a sync, in the order of positions. For an
+    /// initial sync (`since` 0) push rules are among them even when the user never changed them.
     pub async fn list_data(
         &self,
         user_id: &UserId,
-        upto: i64,
+        (since, upto): (i64, i64),
     ) -> Result<Vec<StoredAccountData>, StorageError> {
-        let mut data = account_data::list(&self.database, user_id.as_str(), upto).await?;
-        for piece in &mut data {
-            if piece.room_id.is_empty() && piece.kind == PUSH_RULES_KIND {
-                piece.content = self.load_push_rules(user_id).await?.to_content();
-                return Ok(data);
-            }
+        let user = user_id.as_str();
+        let mut data = account_data::list_changed(&self.database, user, since, upto).await?;
+        let is_push_rules = |piece: &&mut StoredAccountData| {
+            piece.room_id.is_empty() && piece.kind == PUSH_RULES_KIND
+        };
+        if let Some(piece) = data.iter_mut().find(is_push_rules) {
+            // With the rules that were predefined since they were stored.
+            piece.content = self.load_push_rules(user_id).await?.to_content();
+        } else if since == 0 {
+            data.push(StoredAccountData {
+                room_id: String::new(),
+                kind: PUSH_RULES_KIND.to_owned(),
+                content: self.load_push_rules(user_id).await?.to_content(),
+                position: 0,
+            });
         }
-        data.push(StoredAccountData {
-            room_id: String::new(),
-            kind: PUSH_RULES_KIND.to_owned(),
-            content: self.load_push_rules(user_id).await?.to_content(),
-            position: 0,
-        });
         Ok(data)
     }
 
-    /// Account data that changed behind `since` up to `upto`, for an incremental sync.
-    pub async fn list_changed_data(
+    /// Whom a user ignores (Client-Server API, "Ignoring Users"), from memory when warm.
+    pub async fn load_ignored_users(
         &self,
         user_id: &UserId,
-        since: i64,
-        upto: i64,
-    ) -> Result<Vec<StoredAccountData>, StorageError> {
-        account_data::list_changed(&self.database, user_id.as_str(), since, upto).await
+    ) -> Result<Arc<HashSet<OwnedUserId>>, StorageError> {
+        if let Some(ignored) = self.ignored_cache.get(user_id) {
+            return Ok(ignored);
+        }
+        let epoch = self.ignored_cache.epoch();
+        let content =
+            account_data::find(&self.database, user_id.as_str(), "", IGNORED_USERS_KIND).await?;
+        let ignored = Arc::new(parse_ignored_users(content.as_deref()));
+        self.ignored_cache.insert(user_id, ignored.clone(), epoch);
+        Ok(ignored)
     }
 
     /// The tags of a room: an object of tags and their contents.
@@ -118,6 +134,7 @@ impl Accounts {
         content: Option<Value>,
     ) -> Result<(), StoreDataError> {
         let (user, room, tag) = (user_id.to_string(), room_id.to_string(), tag.to_owned());
+        let (changes, owner) = (self.changes.clone(), user_id.to_owned());
         let changed: Result<(), StoreDataError> = self
             .writer
             .transact(move |tx| {
@@ -133,12 +150,14 @@ impl Accounts {
                         return Err(StoreDataError::TooMuch);
                     }
                     let content = json!({ "tags": tags }).to_string();
-                    Ok(account_data::set(tx, &user, &room, TAGS_KIND, &content).await?)
+                    let position = account_data::set(tx, &user, &room, TAGS_KIND, &content).await?;
+                    changes.note_in(tx, &owner, position);
+                    Ok(())
                 })
             })
             .await;
         changed?;
-        self.notifier.wake(user_id);
+        self.changes.wake(user_id);
         Ok(())
     }
 
@@ -166,22 +185,13 @@ impl Accounts {
     ) -> Result<Option<String>, StorageError> {
         account_data::find_filter(&self.database, user_id.as_str(), filter_id).await
     }
+}
 
-    /// Commits and wakes the user's syncs, even if whoever asked for it goes away meanwhile.
-    pub(super) async fn commit_and_wake(
-        &self,
-        tx: WriteTx,
-        user_id: &UserId,
-    ) -> Result<(), StorageError> {
-        let (writer, notifier) = (self.writer.clone(), self.notifier.clone());
-        let user_id = user_id.to_owned();
-        let committing = tokio::spawn(async move {
-            writer.commit(tx).await?;
-            notifier.wake(&user_id);
-            Ok(())
-        });
-        committing.await.map_err(|_| StorageError::Closed)?
-    }
+/// Clients write this list, so what is not understood in it is left out.
+fn parse_ignored_users(content: Option<&str>) -> HashSet<OwnedUserId> {
+    let content: Option<Value> = content.and_then(|text| serde_json::from_str(text).ok());
+    let list = content.as_ref().and_then(|content| content["ignored_users"].as_object());
+    list.into_iter().flatten().filter_map(|(user, _)| UserId::parse(user).ok()).collect()
 }
 
 fn parse_tags(content: Option<&str>) -> Result<Map<String, Value>, StoreDataError> {

@@ -152,7 +152,7 @@ impl Accounts {
         self.sessions.forget(&gone?);
         self.forget_personal_data(user_id);
         self.job_bell.notify_one();
-        self.notifier.wake(user_id);
+        self.changes.wake(user_id);
         Ok(())
     }
 
@@ -219,7 +219,7 @@ impl Accounts {
             })
             .await;
         self.sessions.forget(&gone?);
-        self.notifier.wake(user_id);
+        self.changes.wake(user_id);
         Ok(())
     }
 
@@ -238,7 +238,7 @@ impl Accounts {
             })
             .await;
         self.sessions.forget(&gone?);
-        self.notifier.wake(user_id);
+        self.changes.wake(user_id);
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 //! Not for what they are in rooms (see `rooms`).
 
 pub mod account_data;
+mod changes;
 pub mod flags;
 pub mod interactive_auth;
 pub mod login;
@@ -14,18 +15,20 @@ pub mod sessions;
 mod user_cache;
 
 use std::{
+    collections::HashSet,
     sync::{Arc, OnceLock},
     time::Duration,
 };
 
-use ruma::{ServerName, UserId};
+pub use changes::ChangeHook;
+use ruma::{OwnedUserId, ServerName, UserId};
 use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
-    interactive_auth::InteractiveSessions, manage::DeviceWatcher, passwords::Passwords,
-    profiles::Profile, push_rules::PushRules, register::ReservedNames, sessions::Sessions,
-    user_cache::UserCache,
+    changes::Changes, interactive_auth::InteractiveSessions, manage::DeviceWatcher,
+    passwords::Passwords, profiles::Profile, push_rules::PushRules, register::ReservedNames,
+    sessions::Sessions, user_cache::UserCache,
 };
 use crate::{
     clock::Clock,
@@ -37,13 +40,15 @@ use crate::{
     },
 };
 
-/// Half of what users' caches may hold goes to sessions, an eighth each to profiles and push rules;
-/// the last quarter is for what `sync` remembers.
+/// Half of what users' caches may hold goes to sessions, a twelfth each to profiles, push rules and
+/// ignored users; the last quarter is for what `sync` remembers.
 const SESSIONS_PART: u64 = 2;
-const PROFILES_PART: u64 = 8;
+const PROFILES_PART: u64 = 12;
 /// What a profile and a set of push rules take in memory, roughly.
 const PROFILE_WEIGHT_BYTES: u64 = 600;
 const PUSH_RULES_WEIGHT_BYTES: u64 = 12_000;
+/// A list of ignored users is mostly empty.
+const IGNORED_WEIGHT_BYTES: u64 = 400;
 /// How often expired tokens are deleted.
 const CLEANING_PAUSE: Duration = Duration::from_secs(60 * 60);
 /// A session whose tokens have both expired is kept this long, so that the client still learns
@@ -59,7 +64,7 @@ pub struct Accounts {
     clock: Clock,
     database: Database,
     writer: Writer,
-    notifier: Notifier,
+    changes: Changes,
     /// Rung when a job was requested.
     job_bell: Arc<Notify>,
     passwords: Passwords,
@@ -67,6 +72,7 @@ pub struct Accounts {
     reserved_names: ReservedNames,
     profile_cache: UserCache<Profile>,
     push_rule_cache: UserCache<PushRules>,
+    ignored_cache: Arc<UserCache<HashSet<OwnedUserId>>>,
     device_watcher: OnceLock<Arc<dyn DeviceWatcher>>,
 }
 
@@ -91,11 +97,12 @@ impl Accounts {
             profile_cache: UserCache::new(entries(PROFILE_WEIGHT_BYTES)),
             push_rule_cache: UserCache::new(entries(PUSH_RULES_WEIGHT_BYTES)),
             device_watcher: OnceLock::new(),
+            ignored_cache: Arc::new(UserCache::new(entries(IGNORED_WEIGHT_BYTES))),
+            changes: Changes::new(notifier, writer.clone()),
             config,
             clock,
             database,
             writer,
-            notifier,
             job_bell,
         };
         accounts.ensure_admin_token().await?;
@@ -113,6 +120,11 @@ impl Accounts {
                 () = run_cleaning(writer, clock) => {}
             }
         });
+    }
+
+    /// Registers what is told of changes of users' own data; once, at start.
+    pub fn set_change_hook(&self, hook: ChangeHook) {
+        self.changes.set_hook(hook);
     }
 
     pub fn server_name(&self) -> &ServerName {
@@ -138,6 +150,7 @@ impl Accounts {
     fn forget_personal_data(&self, user_id: &UserId) {
         self.profile_cache.forget(user_id);
         self.push_rule_cache.forget(user_id);
+        self.ignored_cache.forget(user_id);
     }
 }
 

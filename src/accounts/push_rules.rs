@@ -112,7 +112,7 @@ impl Accounts {
         user_id: &UserId,
         change: PushRuleChange,
     ) -> Result<(), ChangePushRulesError> {
-        let target = user_id.to_owned();
+        let (target, changes) = (user_id.to_owned(), self.changes.clone());
         let changed: Result<(), ChangePushRulesError> = self
             .writer
             .transact(move |tx| {
@@ -125,13 +125,16 @@ impl Accounts {
                     };
                     apply(&mut rules.global, change)?;
                     let content = rules.to_content();
-                    Ok(account_data::set(tx, user, "", PUSH_RULES_KIND, &content).await?)
+                    let position =
+                        account_data::set(tx, user, "", PUSH_RULES_KIND, &content).await?;
+                    changes.note_in(tx, &target, position);
+                    Ok(())
                 })
             })
             .await;
         changed?;
         self.push_rule_cache.forget(user_id);
-        self.notifier.wake(user_id);
+        self.changes.wake(user_id);
         Ok(())
     }
 }

@@ -22,7 +22,7 @@ pub struct App {
     pub clock: Clock,
     pub database: Database,
     pub writer: Writer,
-    pub accounts: Accounts,
+    pub accounts: Arc<Accounts>,
     pub notifier: Notifier,
     pub rooms: Rooms,
     pub ephemeral: Ephemeral,

@@ -40,19 +40,21 @@ pub fn push_data(tx: &mut WriteTx, user_id: &str, room_id: &str, kind: &str, con
     );
 }
 
-/// Sets a piece of account data that depends on what was read in the same transaction.
+/// Sets a piece of account data that depends on what was read in the same transaction; returns its
+/// position.
 pub async fn set(
     tx: &mut WriteTransaction<'_>,
     user_id: &str,
     room_id: &str,
     kind: &str,
     content: &str,
-) -> Result<(), StorageError> {
+) -> Result<i64, StorageError> {
     let position = tx.next_position();
     let sql = "INSERT INTO account_data (user_id, room_id, kind, content, position)
         VALUES ($1, $2, $3, $4, $5) ON CONFLICT (user_id, room_id, kind)
         DO UPDATE SET content = excluded.content, position = excluded.position";
-    tx.execute(sql, &params![user_id, room_id, kind, content, position]).await.map(drop)
+    tx.execute(sql, &params![user_id, room_id, kind, content, position]).await?;
+    Ok(position)
 }
 
 /// The content of a piece of account data.
@@ -76,16 +78,6 @@ pub async fn find_in(
     let row: Option<(String,)> =
         tx.fetch_optional(FIND_SQL, &params![user_id, room_id, kind]).await?;
     Ok(row.map(|(content,)| content))
-}
-
-/// All that a user has stored up to a position (the number of pieces is limited when they are
-/// made), in the order of positions.
-pub async fn list(
-    database: &Database,
-    user_id: &str,
-    upto: i64,
-) -> Result<Vec<StoredAccountData>, StorageError> {
-    list_changed(database, user_id, -1, upto).await
 }
 
 /// What changed behind `since` up to `upto`, in the order of positions.
