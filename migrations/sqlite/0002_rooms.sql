@@ -30,6 +30,8 @@ CREATE TABLE events (
     state_nid BIGINT NOT NULL,
     -- NULL when it is no state event.
     state_key_nid BIGINT,
+    -- The state event that it replaced.
+    replaces_nid BIGINT,
     -- 1 soft-failed, 2 rejected, 4 outlier, 8 redacted, 16 notifies by default.
     flags BIGINT NOT NULL,
     -- rooms.notify_ordinal including this event.

@@ -187,6 +187,7 @@ mod tests {
             room_nid: RoomNid(1),
             state_nid: StateNid(1),
             state_key_nid: None,
+            replaces_nid: None,
             flags: 0,
             notify_ordinal: 0,
             sent_by: Some(b"PHONE\0txn \"1\"".to_vec().into()),

@@ -42,6 +42,8 @@ pub struct StoredEvent {
     /// The state before the event.
     pub state_nid: StateNid,
     pub state_key_nid: Option<StateKeyNid>,
+    /// The state event that it replaced.
+    pub replaces_nid: Option<EventNid>,
     /// Bits of [`flags`].
     pub flags: i64,
     /// How many events of the room notify by default, up to and with this one.
@@ -68,6 +70,8 @@ pub struct NewStoredEvent {
     pub room_nid: RoomNid,
     pub state_nid: StateNid,
     pub state_key_nid: Option<StateKeyNid>,
+    /// The state event that it replaced.
+    pub replaces_nid: Option<EventNid>,
     pub flags: i64,
     pub notify_ordinal: i64,
     pub sent_by: Option<Box<[u8]>>,
@@ -88,6 +92,7 @@ impl StoredEvent {
             room_nid: new.room_nid,
             state_nid: new.state_nid,
             state_key_nid: new.state_key_nid,
+            replaces_nid: new.replaces_nid,
             flags: new.flags,
             notify_ordinal: new.notify_ordinal,
             sent_by: new.sent_by,
@@ -330,6 +335,7 @@ fn read_row(
         room_nid: row.room_nid,
         state_nid: row.state_nid,
         state_key_nid: row.state_key_nid,
+        replaces_nid: row.replaces_nid,
         flags: row.flags,
         notify_ordinal: row.notify_ordinal,
         sent_by: row.sent_by.map(Into::into),

@@ -133,28 +133,9 @@ impl Viewer {
         &self,
         event: &StoredEvent,
     ) -> Result<Option<Arc<StoredEvent>>, StorageError> {
-        let Some(key) = event.state_key_nid else {
-            return Ok(None);
-        };
-        match self.rooms.load_state(event.state_nid).await?.get(key) {
+        match event.replaces_nid {
             Some(nid) => self.load(nid).await.map(Some),
             None => Ok(None),
-        }
-    }
-
-    /// The user's membership at the event, with what the event itself changes (MSC4115).
-    pub async fn membership_at(&self, event: &StoredEvent) -> Result<Membership, StorageError> {
-        let changed_at = self.member_event.as_ref().map_or(0, |member| member.ordering());
-        if event.ordering() >= changed_at {
-            return Ok(self.membership);
-        }
-        if event.state_key_nid.is_some() && event.state_key_nid == self.user_key {
-            return Ok(Membership::of_state(Some(&event.event)));
-        }
-        let state = self.rooms.load_state(event.state_nid).await?;
-        match self.user_key.and_then(|key| state.get(key)) {
-            Some(nid) => Ok(Membership::of_state(Some(&self.load(nid).await?.event))),
-            None => Ok(Membership::Leave),
         }
     }
 

@@ -25,6 +25,8 @@ pub struct EventRow {
     /// The state before the event.
     pub state_nid: StateNid,
     pub state_key_nid: Option<StateKeyNid>,
+    /// The state event that it replaced.
+    pub replaces_nid: Option<EventNid>,
     pub flags: i64,
     pub notify_ordinal: i64,
     pub event_key: Vec<u8>,
@@ -41,6 +43,8 @@ pub struct NewEvent<'a> {
     pub position: u32,
     pub state_nid: StateNid,
     pub state_key_nid: Option<StateKeyNid>,
+    /// The state event that it replaced.
+    pub replaces_nid: Option<EventNid>,
     pub flags: i64,
     pub notify_ordinal: i64,
     pub origin_server_ts: i64,
@@ -53,11 +57,11 @@ static INSERT: Statement = Statement {
     table: "events",
     key: 0,
     sql: "INSERT INTO events (nid, room_nid, ordering, position, state_nid, state_key_nid, flags,
-              notify_ordinal, origin_server_ts, event_key, sent_by, json)
+              replaces_nid, notify_ordinal, origin_server_ts, event_key, sent_by, json)
           SELECT CAST(value->>0 AS BIGINT), CAST(value->>1 AS BIGINT), CAST(value->>2 AS BIGINT),
               CAST(value->>3 AS BIGINT), CAST(value->>4 AS BIGINT), CAST(value->>5 AS BIGINT),
               CAST(value->>6 AS BIGINT), CAST(value->>7 AS BIGINT), CAST(value->>8 AS BIGINT),
-              unhex(value->>9), unhex(value->>10), value->>11
+              CAST(value->>9 AS BIGINT), unhex(value->>10), unhex(value->>11), value->>12
           FROM json_each($1)",
 };
 
@@ -83,8 +87,20 @@ static REDACT: Statement = Statement {
           WHERE events.nid = v.nid",
 };
 
-type Columns =
-    (i64, i64, i64, Option<i64>, i64, Option<i64>, i64, i64, Vec<u8>, Option<Vec<u8>>, String);
+type Columns = (
+    i64,
+    i64,
+    i64,
+    Option<i64>,
+    i64,
+    Option<i64>,
+    i64,
+    Option<i64>,
+    i64,
+    Vec<u8>,
+    Option<Vec<u8>>,
+    String,
+);
 
 impl EventRow {
     fn from_columns(columns: Columns) -> Self {
@@ -96,10 +112,11 @@ impl EventRow {
             state_nid: StateNid(columns.4),
             state_key_nid: columns.5.map(StateKeyNid),
             flags: columns.6,
-            notify_ordinal: columns.7,
-            event_key: columns.8,
-            sent_by: columns.9,
-            json: columns.10,
+            replaces_nid: columns.7.map(EventNid),
+            notify_ordinal: columns.8,
+            event_key: columns.9,
+            sent_by: columns.10,
+            json: columns.11,
         }
     }
 }
@@ -113,6 +130,7 @@ pub fn insert(tx: &mut WriteTx, event: &NewEvent<'_>) {
         event.state_nid.into(),
         event.state_key_nid.map(|nid| nid.0).into(),
         event.flags.into(),
+        event.replaces_nid.map(|nid| nid.0).into(),
         event.notify_ordinal.into(),
         event.origin_server_ts.into(),
         event.event_key.into(),
@@ -137,7 +155,7 @@ macro_rules! select_events {
     ($rest:literal) => {
         concat!(
             "SELECT nid, room_nid, ordering, position, state_nid, state_key_nid, flags, ",
-            "notify_ordinal, event_key, sent_by, json FROM events ",
+            "replaces_nid, notify_ordinal, event_key, sent_by, json FROM events ",
             $rest
         )
     };

@@ -4,10 +4,7 @@ use std::sync::Arc;
 
 use super::{Answer, JsonList, Result, filter::EventFormat};
 use crate::{
-    rooms::{
-        EventView, PageToken, Reader, Room, StoredEvent, TimelinePart, Viewer,
-        ordering_of_position, write_client_event,
-    },
+    rooms::{PageToken, Reader, Room, StoredEvent, TimelinePart, Viewer, ordering_of_position},
     storage::ORDERING_STEP,
 };
 
@@ -158,29 +155,13 @@ impl Answer<'_> {
             now_ms: self.now_ms,
             with_room_id: false,
         };
-        let relations = self.parts.rooms.bundle(viewer, &reader, events).await?;
+        if self.request.filter.event_format == EventFormat::Client {
+            return self.parts.rooms.write_events(out, viewer, &reader, events).await;
+        }
         let mut list = JsonList::begin(out, "[");
         for event in events {
             list.next(out);
-            if self.request.filter.event_format == EventFormat::Federation {
-                out.push_str(event.event.json());
-                continue;
-            }
-            let prev = match event.state_key_nid {
-                Some(_) => viewer.find_replaced(event).await?,
-                None => None,
-            };
-            let view = EventView {
-                membership: Some(viewer.membership_at(event).await?),
-                prev: prev.as_deref(),
-                prev_is_hidden: match &prev {
-                    Some(prev) => !viewer.sees(prev).await?,
-                    None => false,
-                },
-                relations: relations.get(&event.nid).map(String::as_str),
-                ..reader.view()
-            };
-            write_client_event(out, event, &view);
+            out.push_str(event.event.json());
         }
         out.push(']');
         Ok(())
