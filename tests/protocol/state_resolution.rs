@@ -2,6 +2,7 @@
 
 use hearth::protocol::{
     room_version::RoomVersion,
+    state_key::StateKey,
     state_resolution::{StateMap, resolve_states},
 };
 
@@ -11,9 +12,9 @@ use crate::{
 };
 
 /// Rooms per version in an ordinary run; `HEARTH_TEST_ROOMS` asks for more.
-const ROOMS: u64 = 12;
+const ROOMS: u64 = 6;
 
-const STEPS: usize = 50;
+const STEPS: usize = 40;
 
 fn rooms() -> u64 {
     std::env::var("HEARTH_TEST_ROOMS").ok().and_then(|rooms| rooms.parse().ok()).unwrap_or(ROOMS)
@@ -106,5 +107,33 @@ fn rejected_authorisation_events_are_passed_over_as_ruma_does() {
         let references: Vec<&StateMap> = states.iter().collect();
         let ours = resolve_states(&references, graph.rules(), &graph.events).unwrap();
         assert_eq!(ours, oracle::resolve(version, &states, &graph.events), "seed {seed}");
+    });
+}
+
+/// States that no history leads to, as a hostile server may claim them.
+#[test]
+fn states_out_of_thin_air_are_resolved_as_ruma_does() {
+    each_room(&RoomVersion::ALL[1..], |version, seed, mut graph, mut dice| {
+        for _ in 0..STEPS {
+            graph.step(&mut dice);
+        }
+        for round in 0..10 {
+            let states: Vec<StateMap> = (0..2 + dice.roll(3))
+                .map(|_| {
+                    let mut state = StateMap::new();
+                    for _ in 0..3 + dice.roll(10) {
+                        let id = dice.pick(&graph.order).clone();
+                        state.insert(StateKey::of_event(&graph.events[&id].event).unwrap(), id);
+                    }
+                    let create = graph.order[0].clone();
+                    state.insert(StateKey::new("m.room.create", ""), create);
+                    state
+                })
+                .collect();
+            let references: Vec<&StateMap> = states.iter().collect();
+            let ours = resolve_states(&references, graph.rules(), &graph.events).unwrap();
+            let theirs = oracle::resolve(version, &states, &graph.events);
+            assert_eq!(ours, theirs, "version {version} seed {seed} round {round}");
+        }
     });
 }
