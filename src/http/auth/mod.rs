@@ -6,5 +6,5 @@ mod user_session;
 
 pub use client_address::ClientAddress;
 pub use user_session::{
-    AdminSession, LogoutSession, OptionalSession, UserOrGuestSession, UserSession,
+    AdminSession, LogoutSession, OptionalSession, UserOrGuestSession, UserSession, refuse_suspended,
 };
