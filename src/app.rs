@@ -9,7 +9,6 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use crate::http::{App, AppState};
@@ -18,7 +17,8 @@ use crate::{
     clock::Clock,
     config::{CacheShare, Config, DatabaseLocation},
     ephemeral::{Ephemeral, EphemeralSettings, PresenceSettings},
-    http::{RegistrationNonces, rate_limit::RateLimits},
+    http::rate_limit::RateLimits,
+    media::{Media, OpenMediaError},
     notifier::Notifier,
     protocol::signing::{KEY_BYTES, KeyError, SigningKey},
     rooms::{RoomSettings, Rooms},
@@ -47,6 +47,8 @@ pub enum StartError {
     #[error("the signing key {path} is not understood: {source}")]
     SigningKey { path: PathBuf, source: KeyError },
     #[error(transparent)]
+    Media(#[from] OpenMediaError),
+    #[error(transparent)]
     Migrate(#[from] MigrateError),
     #[error(transparent)]
     Storage(#[from] StorageError),
@@ -64,47 +66,40 @@ impl App {
             tracing::info!(migration.name = name, "the database was migrated");
         }
         let writer = Writer::start(database.clone()).await?;
-        let notifier = Notifier::new();
-        let job_bell = Arc::new(Notify::new());
-        let accounts = Accounts::start(
-            config.clone(),
-            clock.clone(),
-            database.clone(),
-            writer.clone(),
-            notifier.clone(),
-            job_bell.clone(),
-        )
-        .await?;
-        let accounts = Arc::new(accounts);
+        let accounts =
+            Accounts::start(config.clone(), clock.clone(), database.clone(), writer.clone())
+                .await?;
         let rooms = Rooms::load(
             (database.clone(), writer.clone()),
             clock.clone(),
             (config.server.name.clone(), signing_key),
-            notifier.clone(),
+            Notifier::new(),
             room_settings(&config),
         )
         .await?;
         let ephemeral = Ephemeral::new(&rooms, ephemeral_settings(&config));
-        let told = rooms.clone();
-        accounts.set_change_hook(Arc::new(move |user, position| {
-            told.note_user_activity(user, position);
-        }));
-        let sync =
-            Sync::new(rooms.clone(), accounts.clone(), ephemeral.clone(), sync_settings(&config));
+        let sync = Sync::new(rooms.clone(), ephemeral.clone(), sync_settings(&config));
+        let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let media = Media::open(
+            &config,
+            clock.clone(),
+            (database.clone(), writer.clone()),
+            (tasks.clone(), shutdown.clone()),
+        )
+        .await?;
         let app = Arc::new(Self {
             rate_limits: RateLimits::new(config.rate_limits.clone()),
-            registration_nonces: RegistrationNonces::new(),
             config,
             clock,
             database,
             writer,
             accounts,
-            notifier,
             rooms,
             ephemeral,
             sync,
-            shutdown: CancellationToken::new(),
-            tasks: TaskTracker::new(),
+            media,
+            shutdown,
+            tasks,
             _data_dir_lock: data_dir_lock,
         });
         app.spawn_tasks();
@@ -125,6 +120,7 @@ impl App {
     fn spawn_tasks(&self) {
         self.accounts.spawn_tasks(&self.tasks, &self.shutdown);
         self.ephemeral.spawn_tasks(&self.tasks, &self.shutdown);
+        self.media.spawn_tasks();
         let checkpoints = run_checkpoints(Arc::new(self.database.clone()), CHECKPOINT_PAUSE);
         let shutdown = self.shutdown.clone();
         self.tasks.spawn(async move {

@@ -13,6 +13,7 @@
 //! - [`rooms`]: decides what happens in rooms; the only writer of timelines.
 //! - [`ephemeral`]: typing, receipts, presence.
 //! - [`notifier`]: wakes waiting syncs.
+//! - [`media`]: uploads, downloads and small versions of pictures.
 //! - [`clock`]: time and randomness as arguments.
 
 pub mod accounts;
@@ -22,6 +23,7 @@ pub mod clock;
 pub mod config;
 pub mod ephemeral;
 pub mod http;
+pub mod media;
 pub mod notifier;
 pub mod protocol;
 pub mod rooms;

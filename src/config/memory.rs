@@ -24,6 +24,8 @@ pub enum CacheShare {
     Users,
     /// Identifiers and their numbers.
     Identifiers,
+    /// What is known about uploads, not their contents.
+    Media,
 }
 
 impl Default for MemoryConfig {
@@ -53,7 +55,8 @@ impl CacheShare {
             Self::Rooms => 25,
             Self::State => 15,
             Self::Users => 10,
-            Self::Identifiers => 10,
+            Self::Identifiers => 8,
+            Self::Media => 2,
         }
     }
 }
@@ -67,9 +70,9 @@ mod tests {
 
     #[test]
     fn shares_add_up_to_the_whole_budget() {
-        use CacheShare::{Events, Identifiers, Rooms, State, Users};
+        use CacheShare::{Events, Identifiers, Media, Rooms, State, Users};
         let sum: u64 =
-            [Events, Rooms, State, Users, Identifiers].map(CacheShare::percent).iter().sum();
+            [Events, Rooms, State, Users, Identifiers, Media].map(CacheShare::percent).iter().sum();
         assert_eq!(sum, 100);
     }
 }

@@ -13,5 +13,4 @@ pub mod router;
 mod state;
 mod well_known;
 
-pub use client::admin::RegistrationNonces;
 pub use state::{App, AppState};

@@ -35,8 +35,14 @@ macro_rules! migrations {
 }
 
 /// A migration's number is its place in this list, from 1.
-const MIGRATIONS: &[Migration] =
-    migrations!["0001_writer", "0002_rooms", "0003_accounts", "0004_directory", "0005_ephemeral"];
+const MIGRATIONS: &[Migration] = migrations![
+    "0001_writer",
+    "0002_rooms",
+    "0003_accounts",
+    "0004_directory",
+    "0005_ephemeral",
+    "0006_media"
+];
 
 /// Applies what is missing, each migration in a transaction of its own; returns the names of
 /// those that were applied.

@@ -1,16 +1,12 @@
 //! SQL and nothing but SQL: the connections, the group-commit writer, the migrations, and a
 //! file of statements per noun. Decides nothing about Matrix.
 
-pub mod account_data;
-pub mod accounts;
 mod batch;
 mod database;
 pub mod devices;
 mod dialect;
-pub mod jobs;
 mod migrate;
 mod nid;
-pub mod profiles;
 pub mod tokens;
 mod value;
 mod writer;
@@ -18,6 +14,7 @@ mod writer;
 pub mod aliases;
 pub mod directory;
 pub mod events;
+pub mod media;
 pub mod memberships;
 pub mod receipts;
 pub mod redactions;

@@ -1,0 +1,119 @@
+//! `GET /_matrix/client/v1/media/download/{serverName}/{mediaId}[/{fileName}]` and the older
+//! `/_matrix/media/v3/download/…`, which ask for no login.
+
+use std::{io, ops::Range};
+
+use axum::{
+    body::Body,
+    extract::State,
+    http::{HeaderMap, Method},
+    response::Response,
+};
+use serde::Deserialize;
+
+use super::{Head, Reader, disposition::write_disposition, find_content, send_content};
+use crate::{
+    http::{
+        auth::{ClientAddress, UserOrGuestSession},
+        error::{MatrixError, MatrixResult},
+        json::{Path, Query},
+        state::AppState,
+    },
+    media::{download::Content, records::MediaRecord},
+};
+
+/// Redirects (`allow_redirect`) and the contents of other servers (`allow_remote`) are not
+/// offered, so what a client says about them changes nothing.
+#[derive(Debug, Deserialize)]
+pub struct DownloadQuery {
+    timeout_ms: Option<u64>,
+}
+
+/// A download for a user.
+pub async fn get_content(
+    State(app): State<AppState>,
+    session: UserOrGuestSession,
+    Path((server_name, media_id)): Path<(String, String)>,
+    Query(query): Query<DownloadQuery>,
+    method: Method,
+    headers: HeaderMap,
+) -> MatrixResult<Response> {
+    let place = (server_name.as_str(), media_id.as_str(), None);
+    send(&app, Reader::LoggedIn(session), place, query, (&method, &headers)).await
+}
+
+/// A download for a user, who names the file.
+pub async fn get_named_content(
+    State(app): State<AppState>,
+    session: UserOrGuestSession,
+    Path((server_name, media_id, filename)): Path<(String, String, String)>,
+    Query(query): Query<DownloadQuery>,
+    method: Method,
+    headers: HeaderMap,
+) -> MatrixResult<Response> {
+    let place = (server_name.as_str(), media_id.as_str(), Some(filename.as_str()));
+    send(&app, Reader::LoggedIn(session), place, query, (&method, &headers)).await
+}
+
+/// A download for anybody.
+pub async fn get_open_content(
+    State(app): State<AppState>,
+    address: ClientAddress,
+    Path((server_name, media_id)): Path<(String, String)>,
+    Query(query): Query<DownloadQuery>,
+    method: Method,
+    headers: HeaderMap,
+) -> MatrixResult<Response> {
+    let place = (server_name.as_str(), media_id.as_str(), None);
+    send(&app, Reader::Anybody(address), place, query, (&method, &headers)).await
+}
+
+/// A download for anybody who names the file.
+pub async fn get_open_named_content(
+    State(app): State<AppState>,
+    address: ClientAddress,
+    Path((server_name, media_id, filename)): Path<(String, String, String)>,
+    Query(query): Query<DownloadQuery>,
+    method: Method,
+    headers: HeaderMap,
+) -> MatrixResult<Response> {
+    let place = (server_name.as_str(), media_id.as_str(), Some(filename.as_str()));
+    send(&app, Reader::Anybody(address), place, query, (&method, &headers)).await
+}
+
+async fn send(
+    app: &AppState,
+    reader: Reader,
+    (server_name, media_id, filename): (&str, &str, Option<&str>),
+    query: DownloadQuery,
+    request: (&Method, &HeaderMap),
+) -> MatrixResult<Response> {
+    let record = find_content(app, &reader, (server_name, media_id), query.timeout_ms).await?;
+    let filename = filename.or(record.filename.as_deref());
+    let head = Head {
+        content_type: &record.content_type,
+        disposition: write_disposition(&record.content_type, filename),
+        etag: format!("\"{}\"", record.hash.to_hex()),
+        cache_control: reader.cache_control(),
+    };
+    send_content(app, &record, head, request).await
+}
+
+/// The bytes of a content, as the client takes them.
+pub(super) async fn read_body(
+    app: &AppState,
+    record: &MediaRecord,
+    range: Range<u64>,
+) -> MatrixResult<Body> {
+    let content = app.media.read(record.hash, range).await.map_err(report_damage)?;
+    Ok(match content {
+        Content::Whole(bytes) => Body::from(bytes),
+        Content::Chunks(chunks) => Body::from_stream(chunks),
+    })
+}
+
+/// A content that has a row but no file, or one that is too short.
+pub(super) fn report_damage(error: io::Error) -> MatrixError {
+    tracing::error!(%error, "a content could not be read");
+    MatrixError::internal("The server could not read the content.")
+}

@@ -1,0 +1,117 @@
+//! What is known about a content, and waiting for one that was announced.
+
+use std::{sync::Arc, time::Duration};
+
+use quick_cache::Weighter;
+
+use super::{Media, RECORD_WEIGHT_BYTES, address::MediaAddress, content::ContentHash};
+use crate::storage::{
+    StorageError,
+    media::{self, StoredMedia},
+};
+
+/// A content that is here. It never changes.
+#[derive(Debug)]
+pub struct MediaRecord {
+    pub hash: ContentHash,
+    pub size_bytes: u64,
+    pub content_type: String,
+    pub filename: Option<String>,
+    /// Uploaded while the paths that ask for no login handed out new media.
+    pub is_open: bool,
+}
+
+/// Why there is no record.
+#[derive(Debug, thiserror::Error)]
+pub enum FindMediaError {
+    #[error("there is no such content")]
+    NotFound,
+    /// The media ID was announced (`POST /_matrix/media/v1/create`).
+    #[error("the content has not been uploaded yet")]
+    NotYetUploaded,
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+/// What a record weighs in the cache, in bytes.
+#[derive(Clone, Debug)]
+pub struct RecordWeight;
+
+impl Weighter<Box<str>, Arc<MediaRecord>> for RecordWeight {
+    fn weight(&self, key: &Box<str>, record: &Arc<MediaRecord>) -> u64 {
+        let texts = key.len() + record.content_type.len();
+        RECORD_WEIGHT_BYTES + texts as u64 + record.filename.as_ref().map_or(0, String::len) as u64
+    }
+}
+
+impl From<StoredMedia> for MediaRecord {
+    fn from(stored: StoredMedia) -> Self {
+        Self {
+            hash: ContentHash(stored.content_hash),
+            size_bytes: stored.size_bytes,
+            content_type: stored.content_type,
+            filename: stored.filename,
+            is_open: stored.is_open,
+        }
+    }
+}
+
+impl Media {
+    /// Finds a content; waits for one that was announced, `patience` (or what the configuration
+    /// allows) at most.
+    pub async fn find(
+        &self,
+        address: &MediaAddress,
+        patience: Duration,
+    ) -> Result<Arc<MediaRecord>, FindMediaError> {
+        // The contents of other servers are not fetched.
+        if address.server_name != self.server_name {
+            return Err(FindMediaError::NotFound);
+        }
+        let media_id = address.media_id.as_str();
+        if let Some(record) = self.find_arrived(media_id).await? {
+            return Ok(record);
+        }
+        let patience = patience.min(self.config.download_wait_max);
+        let arrived = tokio::time::timeout(patience, self.wait_for(media_id));
+        match self.shutdown.run_until_cancelled(arrived).await {
+            Some(Ok(result)) => result,
+            Some(Err(_)) | None => Err(FindMediaError::NotYetUploaded),
+        }
+    }
+
+    /// Notes a content that has just been committed, since it is often asked for at once.
+    pub(super) fn note_arrival(&self, media: StoredMedia) {
+        let media_id: Box<str> = media.media_id.as_str().into();
+        self.records.insert(media_id.clone(), Arc::new(media.into()));
+        self.arrivals.announce(&media_id);
+    }
+
+    async fn find_arrived(&self, media_id: &str) -> Result<Option<Arc<MediaRecord>>, StorageError> {
+        if let Some(record) = self.records.get(media_id) {
+            return Ok(Some(record));
+        }
+        let Some(stored) = media::find(&self.database, media_id).await? else { return Ok(None) };
+        let record = Arc::new(MediaRecord::from(stored));
+        self.records.insert(media_id.into(), Arc::clone(&record));
+        Ok(Some(record))
+    }
+
+    /// Resolves when the content is there; fails at once when it is not announced.
+    async fn wait_for(&self, media_id: &str) -> Result<Arc<MediaRecord>, FindMediaError> {
+        let waiting = self.arrivals.wait_for(media_id);
+        loop {
+            let arrival = waiting.arrival();
+            let reservation = media::find_reservation(&self.database, media_id).await?;
+            // The reservation goes when the content comes: look for it after that.
+            if let Some(record) = self.find_arrived(media_id).await? {
+                return Ok(record);
+            }
+            let now_ms = self.clock.now_ms();
+            if reservation.is_none_or(|reservation| reservation.expires_ts <= now_ms) {
+                return Err(FindMediaError::NotFound);
+            }
+            arrival.await;
+        }
+    }
+}
