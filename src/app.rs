@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use crate::http::{App, AppState};
@@ -17,7 +18,7 @@ use crate::{
     clock::Clock,
     config::{CacheShare, Config, DatabaseLocation},
     ephemeral::{Ephemeral, EphemeralSettings, PresenceSettings},
-    http::rate_limit::RateLimits,
+    http::{RegistrationNonces, rate_limit::RateLimits},
     media::{Media, OpenMediaError},
     notifier::Notifier,
     protocol::signing::{KEY_BYTES, KeyError, SigningKey},
@@ -66,19 +67,33 @@ impl App {
             tracing::info!(migration.name = name, "the database was migrated");
         }
         let writer = Writer::start(database.clone()).await?;
-        let accounts =
-            Accounts::start(config.clone(), clock.clone(), database.clone(), writer.clone())
-                .await?;
+        let notifier = Notifier::new();
+        let job_bell = Arc::new(Notify::new());
+        let accounts = Accounts::start(
+            config.clone(),
+            clock.clone(),
+            database.clone(),
+            writer.clone(),
+            notifier.clone(),
+            job_bell.clone(),
+        )
+        .await?;
+        let accounts = Arc::new(accounts);
         let rooms = Rooms::load(
             (database.clone(), writer.clone()),
             clock.clone(),
             (config.server.name.clone(), signing_key),
-            Notifier::new(),
+            notifier.clone(),
             room_settings(&config),
         )
         .await?;
         let ephemeral = Ephemeral::new(&rooms, ephemeral_settings(&config));
-        let sync = Sync::new(rooms.clone(), ephemeral.clone(), sync_settings(&config));
+        let told = rooms.clone();
+        accounts.set_change_hook(Arc::new(move |user, position| {
+            told.note_user_activity(user, position);
+        }));
+        let sync =
+            Sync::new(rooms.clone(), accounts.clone(), ephemeral.clone(), sync_settings(&config));
         let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
         let media = Media::open(
             &config,
@@ -89,11 +104,13 @@ impl App {
         .await?;
         let app = Arc::new(Self {
             rate_limits: RateLimits::new(config.rate_limits.clone()),
+            registration_nonces: RegistrationNonces::new(),
             config,
             clock,
             database,
             writer,
             accounts,
+            notifier,
             rooms,
             ephemeral,
             sync,

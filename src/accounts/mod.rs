@@ -1,46 +1,173 @@
 //! Users of this server: who they are, how they log in, and what they store for themselves.
 //! Not for what they are in rooms (see `rooms`).
 
+pub mod account_data;
+mod changes;
 pub mod flags;
+pub mod interactive_auth;
+pub mod login;
+pub mod manage;
+mod passwords;
+pub mod profiles;
+pub mod push_rules;
+pub mod register;
 pub mod sessions;
+mod user_cache;
 
-use std::sync::Arc;
+use std::{
+    collections::HashSet,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
+pub use changes::ChangeHook;
+use ruma::{OwnedUserId, ServerName, UserId};
+use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use self::{
+    changes::Changes, interactive_auth::InteractiveSessions, manage::DeviceWatcher,
+    passwords::Passwords, profiles::Profile, push_rules::PushRules, register::ReservedNames,
+    sessions::Sessions, user_cache::UserCache,
+};
 use crate::{
     clock::Clock,
     config::{CacheShare, Config},
-    storage::{Database, StorageError, Writer},
+    notifier::Notifier,
+    storage::{
+        Database, StorageError, Writer,
+        tokens::{self, ShortTokenKind},
+    },
 };
 
-/// Half of what users' caches may hold goes to sessions, the rest to profiles and push rules.
+/// Half of what users' caches may hold goes to sessions, a twelfth each to profiles, push rules and
+/// ignored users; the last quarter is for what `sync` remembers.
 const SESSIONS_PART: u64 = 2;
+const PROFILES_PART: u64 = 12;
+/// What a profile and a set of push rules take in memory, roughly.
+const PROFILE_WEIGHT_BYTES: u64 = 600;
+const PUSH_RULES_WEIGHT_BYTES: u64 = 12_000;
+/// A list of ignored users is mostly empty.
+const IGNORED_WEIGHT_BYTES: u64 = 400;
+/// How often expired tokens are deleted.
+const CLEANING_PAUSE: Duration = Duration::from_secs(60 * 60);
+/// A session whose tokens have both expired is kept this long, so that the client still learns
+/// that it may log in again with its device.
+const EXPIRED_SESSION_KEPT_MS: u64 = 30 * 24 * 60 * 60 * 1000;
+/// How long an OpenID token is valid; it proves to another service who somebody is.
+const OPENID_LIFETIME: Duration = Duration::from_secs(60 * 60);
 
 /// Everything about accounts. Its operations are in the files of this folder.
 pub struct Accounts {
-    pub sessions: Arc<sessions::Sessions>,
+    pub sessions: Arc<Sessions>,
     config: Arc<Config>,
     clock: Clock,
     database: Database,
     writer: Writer,
+    changes: Changes,
+    /// Rung when a job was requested.
+    job_bell: Arc<Notify>,
+    passwords: Passwords,
+    interactive: InteractiveSessions,
+    reserved_names: ReservedNames,
+    profile_cache: UserCache<Profile>,
+    push_rule_cache: UserCache<PushRules>,
+    ignored_cache: Arc<UserCache<HashSet<OwnedUserId>>>,
+    device_watcher: OnceLock<Arc<dyn DeviceWatcher>>,
 }
 
 impl Accounts {
-    /// Wires the parts; reads what must be known from the start.
+    /// Wires the parts, and makes the first administrator's token when there is no account yet.
     pub async fn start(
         config: Arc<Config>,
         clock: Clock,
         database: Database,
         writer: Writer,
+        notifier: Notifier,
+        job_bell: Arc<Notify>,
     ) -> Result<Self, StorageError> {
-        let cache_bytes = config.memory.share(CacheShare::Users) / SESSIONS_PART;
-        let sessions = sessions::Sessions::new(database.clone(), writer.clone(), cache_bytes);
-        Ok(Self { sessions: Arc::new(sessions), config, clock, database, writer })
+        let cache_bytes = config.memory.share(CacheShare::Users);
+        let sessions = Sessions::new(database.clone(), writer.clone(), cache_bytes / SESSIONS_PART);
+        let entries = |weight: u64| (cache_bytes / PROFILES_PART / weight).max(100) as usize;
+        let accounts = Self {
+            sessions: Arc::new(sessions),
+            passwords: Passwords::new(&config.users.argon2, clock.clone()),
+            interactive: InteractiveSessions::new(config.sessions.interactive_auth_lifetime),
+            reserved_names: ReservedNames::default(),
+            profile_cache: UserCache::new(entries(PROFILE_WEIGHT_BYTES)),
+            push_rule_cache: UserCache::new(entries(PUSH_RULES_WEIGHT_BYTES)),
+            device_watcher: OnceLock::new(),
+            ignored_cache: Arc::new(UserCache::new(entries(IGNORED_WEIGHT_BYTES))),
+            changes: Changes::new(notifier, writer.clone()),
+            config,
+            clock,
+            database,
+            writer,
+            job_bell,
+        };
+        accounts.ensure_admin_token().await?;
+        Ok(accounts)
     }
 
     /// Starts what runs in the background until `shutdown`.
     pub fn spawn_tasks(&self, tasks: &TaskTracker, shutdown: &CancellationToken) {
         tasks.spawn(self.sessions.clone().run_visits(shutdown.clone()));
+        let (writer, clock) = (self.writer.clone(), self.clock.clone());
+        let shutdown = shutdown.clone();
+        tasks.spawn(async move {
+            tokio::select! {
+                () = shutdown.cancelled() => {}
+                () = run_cleaning(writer, clock) => {}
+            }
+        });
+    }
+
+    /// Registers what is told of changes of users' own data; once, at start.
+    pub fn set_change_hook(&self, hook: ChangeHook) {
+        self.changes.set_hook(hook);
+    }
+
+    pub fn server_name(&self) -> &ServerName {
+        &self.config.server.name
+    }
+
+    /// Makes a token with which another service asks this server who somebody is; with its
+    /// lifetime in milliseconds (Client-Server API, "OpenID").
+    pub async fn create_openid_token(
+        &self,
+        user_id: &UserId,
+    ) -> Result<(String, u64), StorageError> {
+        self.create_short_token(user_id, ShortTokenKind::OpenId, OPENID_LIFETIME).await
+    }
+
+    /// Whom an OpenID token names.
+    pub async fn find_openid_user(&self, token: &str) -> Result<Option<String>, StorageError> {
+        let hash = sessions::hash_token(token);
+        let now_ts = self.clock.now_ms();
+        tokens::find_short_token(&self.database, &hash, ShortTokenKind::OpenId, now_ts).await
+    }
+
+    fn forget_personal_data(&self, user_id: &UserId) {
+        self.profile_cache.forget(user_id);
+        self.push_rule_cache.forget(user_id);
+        self.ignored_cache.forget(user_id);
+    }
+}
+
+/// Deletes expired tokens now and then.
+async fn run_cleaning(writer: Writer, clock: Clock) {
+    let mut pause = tokio::time::interval(CLEANING_PAUSE);
+    loop {
+        pause.tick().await;
+        let now_ts = clock.now_ms();
+        let before_ts = now_ts.saturating_sub(EXPIRED_SESSION_KEPT_MS);
+        let cleaned: Result<(), StorageError> = writer
+            .transact(move |tx| {
+                Box::pin(async move { tokens::delete_expired(tx, now_ts, before_ts).await })
+            })
+            .await;
+        if let Err(error) = cleaned {
+            tracing::warn!(%error, "expired tokens were not deleted");
+        }
     }
 }

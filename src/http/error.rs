@@ -17,6 +17,7 @@ use crate::storage::StorageError;
 #[derive(Clone, Debug, PartialEq)]
 pub struct MatrixError {
     pub status: StatusCode,
+    /// Empty only in the 401 answers of user-interactive authentication, which need none.
     pub errcode: &'static str,
     pub message: Cow<'static, str>,
     /// Further fields of the answer, such as `soft_logout` or `room_version`.
@@ -117,8 +118,10 @@ impl MatrixError {
     /// The body of the answer.
     pub fn to_json(&self) -> Value {
         let mut body = self.fields.as_deref().cloned().unwrap_or_default();
-        body.insert("errcode".to_owned(), self.errcode.into());
-        body.insert("error".to_owned(), self.message.as_ref().into());
+        if !self.errcode.is_empty() {
+            body.insert("errcode".to_owned(), self.errcode.into());
+            body.insert("error".to_owned(), self.message.as_ref().into());
+        }
         Value::Object(body)
     }
 }

@@ -172,6 +172,8 @@ impl<T> Deref for Query<T> {
     }
 }
 
+/// How much of a body that is too large is read and thrown away.
+const DRAINED_BYTES_MAX: usize = 32 << 20;
 const NOT_UTF8: &str = "The body is not valid UTF-8.";
 
 async fn read_limited(request: Request, app: &AppState) -> MatrixResult<Bytes> {
@@ -179,9 +181,22 @@ async fn read_limited(request: Request, app: &AppState) -> MatrixResult<Bytes> {
     let announced = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());
     let announced = announced.and_then(|length| length.parse::<usize>().ok());
     if announced.is_some_and(|length| length > size_bytes_max) {
+        drain(request.into_body()).await;
         return Err(too_large());
     }
     read_body(request.into_body(), size_bytes_max).await
+}
+
+/// Reads what a client still sends, up to a limit: it would not see the answer before it has sent
+/// its request.
+async fn drain(mut body: Body) {
+    let mut bytes = 0;
+    while let Some(Ok(frame)) = body.frame().await {
+        bytes += frame.data_ref().map_or(0, Bytes::len);
+        if bytes > DRAINED_BYTES_MAX {
+            return;
+        }
+    }
 }
 
 fn too_large() -> MatrixError {

@@ -13,4 +13,5 @@ pub mod router;
 mod state;
 mod well_known;
 
+pub use client::admin::RegistrationNonces;
 pub use state::{App, AppState};

@@ -7,7 +7,10 @@ use axum::{
 };
 
 use super::{
-    client::{media, sync, versions},
+    client::{
+        account, account_data, admin, capabilities, devices, filter, login, logout, media, openid,
+        profile, push_rules, register, sync, third_party, versions,
+    },
     error::MatrixError,
     health,
     state::AppState,
@@ -16,7 +19,129 @@ use super::{
 
 /// Everything this server answers.
 pub fn build_router(app: AppState) -> Router {
-    let routes = Routes::default()
+    let routes = route_accounts(Routes::default());
+    let routes = route_user_data(routes);
+    let routes = route_media(routes);
+    let routes = routes
+        // sync.rs
+        .client("/sync", get(sync::get_sync))
+        // versions.rs
+        .plain("/_matrix/client/versions", get(versions::get_versions))
+        // well_known.rs
+        .plain("/.well-known/matrix/client", get(well_known::get_client))
+        .plain("/.well-known/matrix/server", get(well_known::get_server))
+        .plain("/.well-known/matrix/support", get(well_known::get_support))
+        // health.rs
+        .plain("/health", get(health::get_health));
+    routes.finish(app)
+}
+
+/// Who somebody is.
+fn route_accounts(routes: Routes) -> Routes {
+    routes
+        // register.rs
+        .client("/register", post(register::register))
+        .client("/register/available", get(register::check_available))
+        .plain(
+            "/_matrix/client/v1/register/m.login.registration_token/validity",
+            get(register::check_token),
+        )
+        // login.rs
+        .client("/login", get(login::list_flows).post(login::log_in))
+        .client("/refresh", post(login::refresh))
+        .plain("/_matrix/client/v1/login/get_token", post(login::create_login_token))
+        // logout.rs
+        .client("/logout", post(logout::log_out))
+        .client("/logout/all", post(logout::log_out_everywhere))
+        // account.rs
+        .client("/account/whoami", get(account::whoami))
+        .client("/account/password", post(account::change_password))
+        .client("/account/deactivate", post(account::deactivate))
+        .client("/account/3pid", get(account::list_third_party_ids))
+        .client("/account/3pid/email/requestToken", post(account::refuse_third_party_id))
+        .client("/account/3pid/msisdn/requestToken", post(account::refuse_third_party_id))
+        .client("/account/password/email/requestToken", post(account::refuse_password_reset))
+        .client("/account/password/msisdn/requestToken", post(account::refuse_password_reset))
+        .client("/register/email/requestToken", post(account::refuse_third_party_id))
+        .client("/register/msisdn/requestToken", post(account::refuse_third_party_id))
+        // devices.rs
+        .client("/devices", get(devices::list_devices))
+        .client(
+            "/devices/{deviceId}",
+            get(devices::get_device).put(devices::rename_device).delete(devices::delete_device),
+        )
+        .client("/delete_devices", post(devices::delete_devices))
+        // capabilities.rs
+        .client("/capabilities", get(capabilities::get_capabilities))
+        // openid.rs
+        .client("/user/{userId}/openid/request_token", post(openid::request_token))
+        .plain("/_matrix/federation/v1/openid/userinfo", get(openid::get_user_info))
+        // admin.rs
+        .client("/admin/whois/{userId}", get(admin::whois))
+        .plain(
+            "/_matrix/client/v1/admin/suspend/{userId}",
+            get(admin::get_suspended).put(admin::set_suspended),
+        )
+        .plain(
+            "/_matrix/client/v1/admin/lock/{userId}",
+            get(admin::get_locked).put(admin::set_locked),
+        )
+        .plain("/_synapse/admin/v1/register", get(admin::get_nonce).post(admin::register))
+}
+
+/// What users store for themselves and show to others.
+fn route_user_data(routes: Routes) -> Routes {
+    let rule = "/pushrules/global/{kind}/{ruleId}";
+    routes
+        // profile.rs
+        .client("/profile/{userId}", get(profile::get_profile))
+        .client(
+            "/profile/{userId}/{keyName}",
+            get(profile::get_field).put(profile::set_field).delete(profile::delete_field),
+        )
+        // account_data.rs
+        .client(
+            "/user/{userId}/account_data/{type}",
+            get(account_data::get_global).put(account_data::set_global),
+        )
+        .client(
+            "/user/{userId}/rooms/{roomId}/account_data/{type}",
+            get(account_data::get_of_room).put(account_data::set_of_room),
+        )
+        .client("/user/{userId}/rooms/{roomId}/tags", get(account_data::list_tags))
+        .client(
+            "/user/{userId}/rooms/{roomId}/tags/{tag}",
+            put(account_data::set_tag).delete(account_data::delete_tag),
+        )
+        // filter.rs
+        .client("/user/{userId}/filter", post(filter::create_filter))
+        .client("/user/{userId}/filter/{filterId}", get(filter::get_filter))
+        // push_rules.rs
+        .client("/pushrules", get(push_rules::get_all))
+        .client("/pushrules/", get(push_rules::get_all))
+        .client("/pushrules/global", get(push_rules::get_global))
+        .client("/pushrules/global/", get(push_rules::get_global))
+        .client(
+            rule,
+            get(push_rules::get_rule).put(push_rules::set_rule).delete(push_rules::delete_rule),
+        )
+        .client(
+            &format!("{rule}/enabled"),
+            get(push_rules::get_enabled).put(push_rules::set_enabled),
+        )
+        .client(
+            &format!("{rule}/actions"),
+            get(push_rules::get_actions).put(push_rules::set_actions),
+        )
+        // third_party.rs
+        .client("/thirdparty/protocols", get(third_party::list_protocols))
+        .client("/thirdparty/protocol/{protocol}", get(third_party::refuse_protocol))
+        .client("/thirdparty/location/{protocol}", get(third_party::refuse_protocol))
+        .client("/thirdparty/user/{protocol}", get(third_party::refuse_protocol))
+}
+
+fn route_media(routes: Routes) -> Routes {
+    routes
         // media/mod.rs
         .plain("/_matrix/client/v1/media/config", get(media::get_config))
         .media("/config", get(media::get_config))
@@ -47,17 +172,6 @@ pub fn build_router(app: AppState) -> Router {
             get(media::thumbnail::get_thumbnail),
         )
         .media("/thumbnail/{server_name}/{media_id}", get(media::thumbnail::get_open_thumbnail))
-        // sync.rs
-        .client("/sync", get(sync::get_sync))
-        // versions.rs
-        .plain("/_matrix/client/versions", get(versions::get_versions))
-        // well_known.rs
-        .plain("/.well-known/matrix/client", get(well_known::get_client))
-        .plain("/.well-known/matrix/server", get(well_known::get_server))
-        .plain("/.well-known/matrix/support", get(well_known::get_support))
-        // health.rs
-        .plain("/health", get(health::get_health));
-    routes.finish(app)
 }
 
 /// Collects routes. `client` ones exist under `/r0` too, which older clients and bridges use.

@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::rate_limit::RateLimits;
+use super::{client::admin::RegistrationNonces, rate_limit::RateLimits};
 use crate::{
     accounts::Accounts,
     clock::Clock,
     config::Config,
     ephemeral::Ephemeral,
     media::Media,
+    notifier::Notifier,
     rooms::Rooms,
     storage::{Database, Writer},
     sync::Sync,
@@ -22,12 +23,14 @@ pub struct App {
     pub clock: Clock,
     pub database: Database,
     pub writer: Writer,
-    pub accounts: Accounts,
+    pub accounts: Arc<Accounts>,
+    pub notifier: Notifier,
     pub rooms: Rooms,
     pub ephemeral: Ephemeral,
     pub sync: Sync,
     pub media: Arc<Media>,
     pub rate_limits: RateLimits,
+    pub registration_nonces: RegistrationNonces,
     /// Cancelled when the server stops: long polls end, background tasks finish.
     pub shutdown: CancellationToken,
     /// Background tasks; the server waits for them before it exits.

@@ -135,6 +135,13 @@ impl UserRooms {
 }
 
 impl Rooms {
+    /// Notes that something of the user's own (account data, push rules) has this position.
+    pub fn note_user_activity(&self, user: &UserId, position: i64) {
+        if let Some(rooms) = self.0.users.0.get(user) {
+            rooms.note_activity(position);
+        }
+    }
+
     /// The user's rooms, read into memory if need be.
     pub async fn rooms_of(&self, user: &UserId) -> Result<Arc<UserRooms>, StorageError> {
         let engine = &self.0;

@@ -81,6 +81,12 @@ macro_rules! bound {
     }};
 }
 
+/// Neither database takes U+0000 in text, so a query with it is refused, the same on both.
+fn check_params(params: &[Param]) -> Result<(), StorageError> {
+    let has_nul = |param: &Param| matches!(param, Param::Text(text) if text.contains('\0'));
+    if params.iter().any(has_nul) { Err(StorageError::NulInText) } else { Ok(()) }
+}
+
 impl Database {
     /// Opens the SQLite file, making it if it is not there. The caller keeps other processes
     /// out (the lock on the data directory).
@@ -139,6 +145,7 @@ impl Database {
         sql: &'static str,
         params: &[Param],
     ) -> Result<Vec<T>, StorageError> {
+        check_params(params)?;
         Ok(match &self.0 {
             Pools::Sqlite { readers, .. } => {
                 bound!(sqlx::query_as::<Sqlite, T>(sql), params).fetch_all(readers).await?
@@ -155,6 +162,7 @@ impl Database {
         sql: &'static str,
         params: &[Param],
     ) -> Result<Option<T>, StorageError> {
+        check_params(params)?;
         Ok(match &self.0 {
             Pools::Sqlite { readers, .. } => {
                 bound!(sqlx::query_as::<Sqlite, T>(sql), params).fetch_optional(readers).await?
@@ -303,6 +311,7 @@ impl WriteTransaction<'_> {
         sql: &'static str,
         params: &[Param],
     ) -> Result<u64, StorageError> {
+        check_params(params)?;
         Ok(match &mut self.kind {
             TransactionKind::Sqlite(tx) => {
                 bound!(sqlx::query::<Sqlite>(sql), params).execute(&mut **tx).await?.rows_affected()
@@ -319,6 +328,7 @@ impl WriteTransaction<'_> {
         sql: &'static str,
         params: &[Param],
     ) -> Result<Vec<T>, StorageError> {
+        check_params(params)?;
         Ok(match &mut self.kind {
             TransactionKind::Sqlite(tx) => {
                 bound!(sqlx::query_as::<Sqlite, T>(sql), params).fetch_all(&mut **tx).await?
@@ -334,6 +344,7 @@ impl WriteTransaction<'_> {
         sql: &'static str,
         params: &[Param],
     ) -> Result<Option<T>, StorageError> {
+        check_params(params)?;
         Ok(match &mut self.kind {
             TransactionKind::Sqlite(tx) => {
                 bound!(sqlx::query_as::<Sqlite, T>(sql), params).fetch_optional(&mut **tx).await?

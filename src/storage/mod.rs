@@ -1,12 +1,16 @@
 //! SQL and nothing but SQL: the connections, the group-commit writer, the migrations, and a
 //! file of statements per noun. Decides nothing about Matrix.
 
+pub mod account_data;
+pub mod accounts;
 mod batch;
 mod database;
 pub mod devices;
 mod dialect;
+pub mod jobs;
 mod migrate;
 mod nid;
+pub mod profiles;
 pub mod tokens;
 mod value;
 mod writer;

@@ -25,11 +25,11 @@ impl Answer<'_> {
             return Ok(data);
         }
         let range = (self.since, self.upto);
-        for row in self.parts.accounts.list_account_data(&self.request.user_id, range).await? {
+        for row in self.parts.accounts.list_data(&self.request.user_id, range).await? {
             let entry = (row.kind, row.content);
-            match row.room_id {
-                Some(room_id) => data.by_room.entry(room_id).or_default().push(entry),
-                None => data.own.push(entry),
+            match row.room_id.is_empty() {
+                true => data.own.push(entry),
+                false => data.by_room.entry(row.room_id).or_default().push(entry),
             }
         }
         Ok(data)

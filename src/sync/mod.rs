@@ -21,8 +21,8 @@ use lazy_members::SentMembers;
 use ruma::OwnedUserId;
 pub use token::SyncToken;
 
-use crate::{ephemeral::Ephemeral, rooms::Rooms, storage::StorageError};
-use stubs::{Accounts, Counts};
+use crate::{accounts::Accounts, ephemeral::Ephemeral, rooms::Rooms, storage::StorageError};
+use stubs::Counts;
 
 /// What bounds a sync; from the section `sync` of the configuration.
 #[derive(Clone, Debug)]
@@ -54,7 +54,7 @@ pub struct Sync(Arc<Parts>);
 
 struct Parts {
     rooms: Rooms,
-    accounts: Accounts,
+    accounts: Arc<Accounts>,
     ephemeral: Ephemeral,
     counts: Counts,
     sent_members: SentMembers,
@@ -62,8 +62,13 @@ struct Parts {
 }
 
 impl Sync {
-    pub fn new(rooms: Rooms, ephemeral: Ephemeral, settings: SyncSettings) -> Self {
-        let (accounts, counts) = (Accounts, Counts);
+    pub fn new(
+        rooms: Rooms,
+        accounts: Arc<Accounts>,
+        ephemeral: Ephemeral,
+        settings: SyncSettings,
+    ) -> Self {
+        let counts = Counts;
         let sent_members = SentMembers::new(settings.memory_bytes);
         Self(Arc::new(Parts { rooms, accounts, ephemeral, counts, sent_members, settings }))
     }

@@ -1,7 +1,6 @@
 //! Stand-ins until the real ones land.
 use crate::{rooms::Room, storage::StorageError};
-use ruma::{OwnedEventId, OwnedUserId, UserId};
-use std::{collections::HashSet, sync::Arc};
+use ruma::{OwnedEventId, UserId};
 #[derive(Clone)]
 pub struct Counts;
 #[derive(Default)]
@@ -24,27 +23,5 @@ impl Counts {
     }
     pub async fn unread(&self, _: &UserId, _: &Room) -> Result<UnreadCounts, StorageError> {
         Ok(UnreadCounts)
-    }
-}
-#[derive(Clone)]
-pub struct Accounts;
-pub struct Row {
-    pub room_id: Option<String>,
-    pub kind: String,
-    pub content: String,
-}
-impl Accounts {
-    pub async fn ignored_users(
-        &self,
-        _: &UserId,
-    ) -> Result<Arc<HashSet<OwnedUserId>>, StorageError> {
-        Ok(Arc::default())
-    }
-    pub async fn list_account_data(
-        &self,
-        _: &UserId,
-        _: (i64, i64),
-    ) -> Result<Vec<Row>, StorageError> {
-        Ok(Vec::new())
     }
 }

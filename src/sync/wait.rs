@@ -83,7 +83,7 @@ impl Sync {
     }
 
     async fn ignored_users(&self, user: &UserId) -> Result<Arc<HashSet<ruma::OwnedUserId>>> {
-        self.0.accounts.ignored_users(user).await
+        self.0.accounts.load_ignored_users(user).await
     }
 }
 

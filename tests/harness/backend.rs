@@ -1,6 +1,6 @@
 //! Where a test's data live: a directory of its own, and for PostgreSQL a schema of its own.
 
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use hearth::config::{Argon2Config, Config, RegistrationMode, Secret, Size};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
@@ -56,10 +56,6 @@ impl Backend {
         Self { data_dir, postgres: Some(Schema { url, name }) }
     }
 
-    pub fn is_postgres(&self) -> bool {
-        self.postgres.is_some()
-    }
-
     /// A configuration for tests: open registration, no limits, cheap passwords.
     pub fn config(&self) -> Config {
         let mut config = Config::default();
@@ -73,10 +69,6 @@ impl Backend {
         config.rate_limits.enabled = false;
         config.users.argon2 = Argon2Config { memory: Size::kib(8), iterations: 1, parallelism: 1 };
         config
-    }
-
-    pub fn data_dir(&self) -> PathBuf {
-        self.data_dir.path().to_owned()
     }
 }
 

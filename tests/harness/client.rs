@@ -17,7 +17,6 @@ pub struct Client {
 /// An answer with its body as JSON (`null` when it has none).
 #[derive(Clone, Debug)]
 pub struct Answer {
-    pub request: String,
     pub status: StatusCode,
     pub headers: HeaderMap,
     pub body: Value,
@@ -92,12 +91,12 @@ impl Client {
 
     pub async fn send(&self, request: RequestBuilder) -> Answer {
         let request = request.build().unwrap();
-        let name = format!("{} {}", request.method(), request.url());
+
         let response = self.http.execute(request).await.unwrap();
         let (status, headers) = (response.status(), response.headers().clone());
         let bytes = response.bytes().await.unwrap();
         let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
-        Answer { request: name, status, headers, body }
+        Answer { status, headers, body }
     }
 }
 

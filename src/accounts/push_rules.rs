@@ -1,0 +1,180 @@
+//! A user's push rules (Client-Server API, "Push Rules"): the predefined ones and the user's own,
+//! kept as the account data `m.push_rules`. Not for applying them to events.
+
+use std::sync::Arc;
+
+use ruma::{
+    UserId,
+    push::{Action, InsertPushRuleError, NewPushRule, RemovePushRuleError, RuleKind, Ruleset},
+};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::Accounts;
+use crate::storage::{StorageError, account_data};
+
+/// The type of the account data.
+pub const PUSH_RULES_KIND: &str = "m.push_rules";
+/// Rules of all kinds that a user may have.
+const RULES_MAX: usize = 2_000;
+/// The kinds of rules, in their order of priority.
+const KINDS: [&str; 5] = ["override", "content", "room", "sender", "underride"];
+
+/// A user's rules, complete with the predefined ones.
+#[derive(Clone, Debug)]
+pub struct PushRules {
+    pub global: Ruleset,
+}
+
+/// Why rules were not changed.
+#[derive(Debug, thiserror::Error)]
+pub enum ChangePushRulesError {
+    #[error("there is no such rule")]
+    NotFound,
+    #[error("a predefined rule cannot be replaced or removed")]
+    Predefined,
+    #[error("a rule ID contains no slashes and does not begin with a dot")]
+    InvalidId,
+    #[error("`before` and `after` must name rules of the user that exist, in their order")]
+    InvalidPlace,
+    #[error("this account has as many rules as it may have")]
+    TooMany,
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+/// A change of a user's rules.
+#[derive(Clone, Debug)]
+pub enum PushRuleChange {
+    Insert { rule: NewPushRule, before: Option<String>, after: Option<String> },
+    Remove { kind: RuleKind, rule_id: String },
+    Enable { kind: RuleKind, rule_id: String, enabled: bool },
+    SetActions { kind: RuleKind, rule_id: String, actions: Vec<Action> },
+}
+
+#[derive(Deserialize)]
+struct StoredRules {
+    global: Ruleset,
+}
+
+impl PushRules {
+    /// The predefined rules of a user.
+    pub fn predefined(user_id: &UserId) -> Self {
+        Self { global: Ruleset::server_default(user_id) }
+    }
+
+    /// The content of the account data, with every kind of rules, even those without any.
+    pub fn to_content(&self) -> String {
+        json!({ "global": self.to_global() }).to_string()
+    }
+
+    /// The rules by kind.
+    pub fn to_global(&self) -> Value {
+        let mut global = serde_json::to_value(&self.global).unwrap_or_default();
+        for kind in KINDS {
+            if global.get(kind).is_none() {
+                global[kind] = json!([]);
+            }
+        }
+        global
+    }
+
+    fn parse(content: &str, user_id: &UserId) -> Result<Self, StorageError> {
+        let stored: StoredRules = serde_json::from_str(content)
+            .map_err(|error| StorageError::Damaged(format!("push rules: {error}")))?;
+        let mut rules = Self { global: stored.global };
+        // Rules that were predefined since then; the user's switches and actions stay.
+        rules.global.update_with_server_default(Ruleset::server_default(user_id));
+        Ok(rules)
+    }
+}
+
+impl Accounts {
+    /// A user's rules, from memory when warm.
+    pub async fn load_push_rules(&self, user_id: &UserId) -> Result<Arc<PushRules>, StorageError> {
+        if let Some(rules) = self.push_rule_cache.get(user_id) {
+            return Ok(rules);
+        }
+        let epoch = self.push_rule_cache.epoch();
+        let stored =
+            account_data::find(&self.database, user_id.as_str(), "", PUSH_RULES_KIND).await?;
+        let rules = Arc::new(match stored {
+            Some(content) => PushRules::parse(&content, user_id)?,
+            None => PushRules::predefined(user_id),
+        });
+        self.push_rule_cache.insert(user_id, rules.clone(), epoch);
+        Ok(rules)
+    }
+
+    /// Changes a user's rules; the next sync carries them all.
+    pub async fn change_push_rules(
+        &self,
+        user_id: &UserId,
+        change: PushRuleChange,
+    ) -> Result<(), ChangePushRulesError> {
+        let (target, changes) = (user_id.to_owned(), self.changes.clone());
+        let changed: Result<(), ChangePushRulesError> = self
+            .writer
+            .transact(move |tx| {
+                Box::pin(async move {
+                    let user = target.as_str();
+                    let stored = account_data::find_in(tx, user, "", PUSH_RULES_KIND).await?;
+                    let mut rules = match stored {
+                        Some(content) => PushRules::parse(&content, &target)?,
+                        None => PushRules::predefined(&target),
+                    };
+                    apply(&mut rules.global, change)?;
+                    let content = rules.to_content();
+                    let position =
+                        account_data::set(tx, user, "", PUSH_RULES_KIND, &content).await?;
+                    changes.note_in(tx, &target, position);
+                    Ok(())
+                })
+            })
+            .await;
+        changed?;
+        self.push_rule_cache.forget(user_id);
+        self.changes.wake(user_id);
+        Ok(())
+    }
+}
+
+fn apply(rules: &mut Ruleset, change: PushRuleChange) -> Result<(), ChangePushRulesError> {
+    let not_found = |_| ChangePushRulesError::NotFound;
+    match change {
+        PushRuleChange::Insert { rule, before, after } => {
+            rules.insert(rule, after.as_deref(), before.as_deref())?;
+            match rules.iter().count() > RULES_MAX {
+                true => Err(ChangePushRulesError::TooMany),
+                false => Ok(()),
+            }
+        }
+        PushRuleChange::Remove { kind, rule_id } => Ok(rules.remove(kind, rule_id)?),
+        PushRuleChange::Enable { kind, rule_id, enabled } => {
+            rules.set_enabled(kind, rule_id, enabled).map_err(not_found)
+        }
+        PushRuleChange::SetActions { kind, rule_id, actions } => {
+            rules.set_actions(kind, rule_id, actions).map_err(not_found)
+        }
+    }
+}
+
+impl From<InsertPushRuleError> for ChangePushRulesError {
+    fn from(error: InsertPushRuleError) -> Self {
+        match error {
+            InsertPushRuleError::ServerDefaultRuleId => Self::Predefined,
+            InsertPushRuleError::InvalidRuleId => Self::InvalidId,
+            InsertPushRuleError::UnknownRuleId => Self::NotFound,
+            _ => Self::InvalidPlace,
+        }
+    }
+}
+
+impl From<RemovePushRuleError> for ChangePushRulesError {
+    fn from(error: RemovePushRuleError) -> Self {
+        match error {
+            RemovePushRuleError::ServerDefault => Self::Predefined,
+            _ => Self::NotFound,
+        }
+    }
+}

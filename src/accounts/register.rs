@@ -1,0 +1,289 @@
+//! New accounts: what a name may be, who may register, and the one act that makes an account.
+//! The first person registers with a one-time token and becomes administrator.
+
+use std::{collections::HashSet, sync::Arc};
+
+use parking_lot::Mutex;
+use ruma::{OwnedUserId, UserId};
+use serde_json::Value;
+use subtle::ConstantTimeEq;
+
+use super::{
+    Accounts,
+    flags::AccountFlags,
+    interactive_auth::Stage,
+    login::{DeviceRequest, LoginError, NewSession},
+};
+use crate::{
+    config::RegistrationMode,
+    storage::{
+        StorageError, WriteTransaction, WriteTx,
+        accounts::{self, StoredAccount, StoredRegistrationToken},
+        devices, profiles, tokens,
+    },
+};
+
+/// The length of a whole user ID (Appendices, "User Identifiers").
+const USER_ID_BYTES_MAX: usize = 255;
+/// Random characters of a name that the server makes up.
+const MADE_UP_NAME_LENGTH: usize = 16;
+/// Random characters of the first administrator's token: 142 bits, still possible to type.
+const ADMIN_TOKEN_LENGTH: usize = 24;
+
+/// An account to be made.
+#[derive(Clone, Debug, Default)]
+pub struct NewAccount {
+    /// The wanted localpart; made up when `None`.
+    pub name: Option<String>,
+    pub password: Option<String>,
+    pub flags: AccountFlags,
+    /// The application service that makes it.
+    pub appservice_id: Option<String>,
+    /// A token of the database or the configuration to be used for it.
+    pub registration_token: Option<String>,
+    /// The device to log in with; `None` when only the account is wanted.
+    pub device: Option<DeviceRequest>,
+}
+
+/// What came of a registration.
+#[derive(Clone, Debug)]
+pub struct Registered {
+    pub user_id: OwnedUserId,
+    pub session: Option<NewSession>,
+}
+
+/// Why no account was made.
+#[derive(Debug, thiserror::Error)]
+pub enum RegisterError {
+    #[error("a name consists of a-z, 0-9 and any of . _ = - / +")]
+    InvalidName,
+    #[error("a user ID has at most 255 bytes")]
+    NameTooLong,
+    #[error("this name is taken")]
+    NameTaken,
+    #[error("a password has at least {0} characters")]
+    WeakPassword(usize),
+    #[error("the registration token is not valid any more")]
+    InvalidToken,
+    #[error("a device has an ID of 1 to 255 bytes and a name of at most 400")]
+    InvalidDevice,
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+/// Names that are being registered at this moment.
+#[derive(Clone, Default)]
+pub(super) struct ReservedNames(Arc<Mutex<HashSet<OwnedUserId>>>);
+
+/// A name that nobody else can register meanwhile.
+struct Reservation {
+    names: ReservedNames,
+    user_id: OwnedUserId,
+}
+
+impl Accounts {
+    /// The user ID that a wanted name becomes: letters in lower case, as clients may ask with
+    /// capitals (Client-Server API, `POST /register`).
+    pub fn parse_new_name(&self, name: &str) -> Result<OwnedUserId, RegisterError> {
+        let localpart = name.to_ascii_lowercase();
+        let is_allowed = |byte: u8| {
+            byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._=-/+".contains(&byte)
+        };
+        if localpart.is_empty() || !localpart.bytes().all(is_allowed) {
+            return Err(RegisterError::InvalidName);
+        }
+        if localpart.len() + self.server_name().as_str().len() + 2 > USER_ID_BYTES_MAX {
+            return Err(RegisterError::NameTooLong);
+        }
+        UserId::parse_with_server_name(localpart, self.server_name())
+            .map_err(|_| RegisterError::InvalidName)
+    }
+
+    /// The user ID of a wanted name that is free at this moment.
+    pub async fn check_name_is_free(&self, name: &str) -> Result<OwnedUserId, RegisterError> {
+        let user_id = self.parse_new_name(name)?;
+        match accounts::find(&self.database, user_id.as_str()).await? {
+            None => Ok(user_id),
+            Some(_) => Err(RegisterError::NameTaken),
+        }
+    }
+
+    pub fn check_new_password(&self, password: &str) -> Result<(), RegisterError> {
+        let length_min = self.config.users.password_length_min;
+        match password.chars().count() < length_min {
+            true => Err(RegisterError::WeakPassword(length_min)),
+            false => Ok(()),
+        }
+    }
+
+    /// The flows that lead to an account; `None` when nobody may register.
+    pub async fn list_registration_flows(&self) -> Result<Option<Vec<Vec<Stage>>>, StorageError> {
+        let by_token = vec![Stage::RegistrationToken];
+        Ok(match self.config.registration.mode {
+            RegistrationMode::Open => Some(vec![vec![Stage::Dummy], by_token]),
+            RegistrationMode::Token => Some(vec![by_token]),
+            // The first administrator has to come in somehow.
+            RegistrationMode::Closed if self.find_admin_token().await?.is_some() => {
+                Some(vec![by_token])
+            }
+            RegistrationMode::Closed => None,
+        })
+    }
+
+    /// Whether somebody could register with this token now.
+    pub async fn is_registration_token_valid(&self, token: &str) -> Result<bool, StorageError> {
+        if self.is_configured_token(token) {
+            return Ok(true);
+        }
+        if token.contains('\0') {
+            return Ok(false);
+        }
+        let now_ts = self.clock.now_ms() as i64;
+        let stored = accounts::find_registration_token(&self.database, token).await?;
+        Ok(stored.is_some_and(|token| {
+            token.uses_allowed.is_none_or(|allowed| token.uses < allowed)
+                && token.expires_ts.is_none_or(|expires_ts| expires_ts > now_ts)
+        }))
+    }
+
+    /// The one-time token with which the first person registers and becomes administrator, for
+    /// the greeting; `None` once it was used.
+    pub async fn find_admin_token(&self) -> Result<Option<String>, StorageError> {
+        Ok(accounts::find_admin_token(&self.database).await?.map(|stored| stored.token))
+    }
+
+    /// Makes a registration token; `token` is made up when `None`. For administrators. False when
+    /// the token exists.
+    pub async fn create_registration_token(
+        &self,
+        token: StoredRegistrationToken,
+    ) -> Result<bool, StorageError> {
+        self.writer
+            .transact(move |tx| {
+                Box::pin(async move { accounts::insert_registration_token(tx, &token).await })
+            })
+            .await
+    }
+
+    /// Makes an account, and a session when a device is given. Of two registrations of one name
+    /// at the same time, one gets [`RegisterError::NameTaken`].
+    pub async fn register(&self, account: NewAccount) -> Result<Registered, RegisterError> {
+        let name = match &account.name {
+            Some(name) => name.clone(),
+            None => self.clock.random_text(MADE_UP_NAME_LENGTH).to_lowercase(),
+        };
+        let user_id = self.parse_new_name(&name)?;
+        let password_hash = match account.password.clone() {
+            Some(password) => {
+                self.check_new_password(&password)?;
+                Some(self.passwords.hash(password).await)
+            }
+            None => None,
+        };
+        let _reservation = self.reserved_names.reserve(&user_id).ok_or(RegisterError::NameTaken)?;
+        if accounts::find(&self.database, user_id.as_str()).await?.is_some() {
+            return Err(RegisterError::NameTaken);
+        }
+        let flags = match &account.registration_token {
+            Some(token) => account.flags.with(AccountFlags::ADMIN, self.use_token(token).await?),
+            None => account.flags,
+        };
+        let stored = StoredAccount {
+            user_id: user_id.to_string(),
+            password_hash,
+            flags: flags.0,
+            appservice_id: account.appservice_id,
+            created_ts: self.clock.now_ms() as i64,
+        };
+        let session = self.commit_account(&user_id, &stored, account.device).await?;
+        Ok(Registered { user_id, session })
+    }
+
+    /// Makes the token for the first administrator when there is no account yet.
+    pub(super) async fn ensure_admin_token(&self) -> Result<(), StorageError> {
+        if accounts::exists_any(&self.database).await? || self.find_admin_token().await?.is_some() {
+            return Ok(());
+        }
+        let token = StoredRegistrationToken {
+            token: self.clock.random_text(ADMIN_TOKEN_LENGTH),
+            uses_allowed: Some(1),
+            uses: 0,
+            expires_ts: None,
+            makes_admin: true,
+        };
+        self.create_registration_token(token).await.map(drop)
+    }
+
+    async fn commit_account(
+        &self,
+        user_id: &UserId,
+        stored: &StoredAccount,
+        device: Option<DeviceRequest>,
+    ) -> Result<Option<NewSession>, RegisterError> {
+        let mut tx = WriteTx::new();
+        accounts::push_account(&mut tx, stored);
+        // Other people see the name as it is written here until the user chooses another one.
+        let display_name = Value::from(user_id.localpart()).to_string();
+        profiles::push_field(&mut tx, user_id.as_str(), "displayname", &display_name);
+        let session = match device {
+            Some(device) => {
+                let device_id =
+                    self.choose_device_id(&device).map_err(|_| RegisterError::InvalidDevice)?;
+                let now_ts = self.clock.now_ms();
+                let name = device.display_name.as_deref();
+                devices::push_device(&mut tx, user_id.as_str(), &device_id, name, now_ts);
+                let fresh = self.make_tokens(device.can_refresh);
+                let row = fresh.rows(now_ts);
+                tokens::push_token(&mut tx, &row.for_device(user_id.as_str(), &device_id));
+                Some(fresh.into_session(user_id.to_owned(), device_id))
+            }
+            None => None,
+        };
+        self.writer.commit(tx).await?;
+        Ok(session)
+    }
+
+    /// Uses a token once; whether it makes an administrator.
+    async fn use_token(&self, token: &str) -> Result<bool, RegisterError> {
+        if self.is_configured_token(token) {
+            return Ok(false);
+        }
+        let (token, now_ts) = (token.to_owned(), self.clock.now_ms());
+        self.writer
+            .transact(move |tx: &mut WriteTransaction<'_>| {
+                Box::pin(async move {
+                    let used = accounts::use_registration_token(tx, &token, now_ts).await?;
+                    used.ok_or(RegisterError::InvalidToken)
+                })
+            })
+            .await
+    }
+
+    fn is_configured_token(&self, token: &str) -> bool {
+        let configured = &self.config.registration.tokens;
+        configured.iter().any(|known| known.expose().as_bytes().ct_eq(token.as_bytes()).into())
+    }
+}
+
+impl From<LoginError> for RegisterError {
+    fn from(error: LoginError) -> Self {
+        match error {
+            LoginError::Storage(error) => Self::Storage(error),
+            _ => Self::InvalidDevice,
+        }
+    }
+}
+
+impl ReservedNames {
+    fn reserve(&self, user_id: &UserId) -> Option<Reservation> {
+        let user_id = user_id.to_owned();
+        let is_free = self.0.lock().insert(user_id.clone());
+        is_free.then(|| Reservation { names: self.clone(), user_id })
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.names.0.lock().remove(&self.user_id);
+    }
+}
