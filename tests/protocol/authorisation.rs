@@ -280,7 +280,7 @@ fn invitation_needs_power_and_a_stranger() {
 }
 
 /// Power levels with `content`, which also give Alice 100 where she may be named.
-fn alice_and(version: RoomVersion, mut content: Value) -> Value {
+pub fn alice_and(version: RoomVersion, mut content: Value) -> Value {
     if version < RoomVersion::V12 {
         content["users"][ALICE] = json!(100);
     }
