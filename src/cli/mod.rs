@@ -2,7 +2,9 @@
 
 mod check_config;
 mod migrate;
+mod operator;
 mod serve;
+mod user;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -52,6 +54,9 @@ enum Command {
     ///
     /// The server does this by itself when it starts. Make a backup before.
     Migrate,
+    /// Make and change accounts, whether the server runs or not
+    #[command(subcommand)]
+    User(user::UserCommand),
     /// Print a commented configuration file with every setting at its default
     GenerateConfig,
     /// Print the version
@@ -69,6 +74,14 @@ enum CommandError {
     Start(#[from] StartError),
     #[error(transparent)]
     StartServer(#[from] StartServerError),
+    #[error("{0}")]
+    Refused(String),
+    #[error("nothing was changed; say --yes if you are sure")]
+    NotConfirmed,
+    #[error("a server uses the data directory but does not answer at {}", .0.display())]
+    Unreachable(PathBuf),
+    #[error("the running server is another version of Hearth; restart it")]
+    OtherVersion,
     #[error("the system refused: {0}")]
     System(#[from] std::io::Error),
 }
@@ -98,6 +111,7 @@ fn perform(command_line: CommandLine) -> Result<(), CommandError> {
             Ok(())
         }
         Command::Migrate => migrate::run(config.load()?),
+        Command::User(command) => user::run(&config.load()?, command),
         Command::GenerateConfig => {
             print!("{EXAMPLE}");
             Ok(())

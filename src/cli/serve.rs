@@ -5,13 +5,13 @@ use std::sync::Arc;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{runtime, sync::Notify};
 
-use super::CommandError;
+use super::{CommandError, operator};
 use crate::{
     app::{App, AppState},
     clock::Clock,
     config::{Config, LogFormat},
     http::router::build_router,
-    server::{BoundAddress, Server, Signals, Systemd},
+    server::{BoundAddress, OperatorSocket, Server, Signals, Systemd},
     telemetry::{self, Figures},
 };
 
@@ -42,7 +42,8 @@ async fn serve(config: Config) -> Result<(), CommandError> {
             return Err(error.into());
         }
     };
-    greet(&app, &server.addresses());
+    open_operator_socket(&app);
+    greet(&app, &server.addresses()).await;
 
     let reload = Arc::new(Notify::new());
     tokio::spawn(signals.obey(app.shutdown.clone(), Arc::clone(&reload)));
@@ -55,13 +56,29 @@ async fn serve(config: Config) -> Result<(), CommandError> {
     Ok(())
 }
 
+/// Without it the server serves all the same; only `hearth user` cannot reach it.
+fn open_operator_socket(app: &AppState) {
+    let socket = match OperatorSocket::bind(&operator::socket_path(&app.config)) {
+        Ok(socket) => socket,
+        Err(error) => {
+            tracing::warn!(%error, "`hearth user` will not reach this server");
+            return;
+        }
+    };
+    let (shutdown, app_of_socket) = (app.shutdown.clone(), app.clone());
+    app.tasks.spawn(async move {
+        let answer = |line| operator::answer_line(app_of_socket.clone(), line);
+        socket.serve(shutdown, answer).await;
+    });
+}
+
 async fn announce_stop(app: AppState) {
     app.shutdown.cancelled().await;
     Systemd.notify_stopping();
 }
 
-/// Tells people where everything is. Machines read the log.
-fn greet(app: &App, addresses: &[BoundAddress]) {
+/// Tells people where everything is. Machines read the log, which never holds a token.
+async fn greet(app: &App, addresses: &[BoundAddress]) {
     let config = &app.config;
     let places: Vec<String> = addresses.iter().map(ToString::to_string).collect();
     if config.logging.format == LogFormat::Json {
@@ -74,14 +91,28 @@ fn greet(app: &App, addresses: &[BoundAddress]) {
         return;
     }
     eprintln!("Hearth {} serves {}.", env!("CARGO_PKG_VERSION"), config.server.name);
-    eprintln!("  It listens on  {}", places.join(", "));
+    eprintln!("  It listens on   {}", places.join(", "));
     eprintln!("  Its data lie in {}", config.server.data_dir.display());
+    if let Ok(Some(token)) = app.accounts.find_admin_token().await {
+        eprintln!();
+        eprintln!(
+            "  Nobody has an account yet. Register with this one-time token in any Matrix app, with"
+        );
+        eprintln!("  {} as the homeserver, and you are the administrator:", config.public_url());
+        eprintln!();
+        eprintln!("      {token}");
+        eprintln!();
+        eprintln!("  Or make the account here: hearth user create NAME --admin");
+    }
 }
 
 /// Each connection needs a file descriptor, and shells start programs with only 1,024. What the
 /// administrator has set as the hard limit stays the limit.
 fn raise_open_files_limit() {
     let limit = getrlimit(Resource::Nofile);
+    if limit.current == limit.maximum {
+        return;
+    }
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
         tracing::warn!(%error, "the limit of open files stays as it is");

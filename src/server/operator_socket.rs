@@ -30,7 +30,11 @@ impl OperatorSocket {
     }
 
     /// Answers one question after the other until `shutdown`.
-    pub async fn serve(self, shutdown: CancellationToken, answer: impl AsyncFn(String) -> String) {
+    pub async fn serve<F: Future<Output = String>>(
+        self,
+        shutdown: CancellationToken,
+        answer: impl Fn(String) -> F,
+    ) {
         while let Some(accepted) = shutdown.run_until_cancelled(self.0.accept()).await {
             let Ok((wire, _)) = accepted else { continue };
             let conversation = async {

@@ -14,14 +14,14 @@ use tokio::io::AsyncWriteExt;
 
 use super::server_running::{PATIENCE, ask, read_to_close};
 
-struct Process {
+pub struct Process {
     child: Child,
-    socket: std::path::PathBuf,
+    pub socket: std::path::PathBuf,
     _directory: TempDir,
 }
 
 /// Through a shell, which tells the program its process number as systemd does.
-fn hearth(directory: &Path) -> Command {
+pub fn hearth(directory: &Path) -> Command {
     let mut command = Command::new("/bin/sh");
     command
         .args(["-c", "WATCHDOG_PID=$$ exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_hearth")])
@@ -35,7 +35,7 @@ fn hearth(directory: &Path) -> Command {
 
 impl Process {
     /// Starts the server on a Unix socket, so that no port can be taken.
-    async fn start(configure: impl FnOnce(&mut Command)) -> Self {
+    pub async fn start(configure: impl FnOnce(&mut Command)) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("hearth.sock");
         let mut command = hearth(directory.path());
@@ -51,6 +51,14 @@ impl Process {
         };
         tokio::time::timeout(PATIENCE, ready).await.unwrap();
         process
+    }
+
+    /// Asks it to stop; returns what it wrote on standard error.
+    pub async fn stop(self) -> String {
+        self.signal(Signal::TERM);
+        let (status, text) = self.wait().await;
+        assert_eq!(status, Some(0), "{text}");
+        text
     }
 
     async fn connect(&self) -> std::io::Result<tokio::net::UnixStream> {
@@ -102,9 +110,7 @@ fn run(arguments: &[&str], env: &[(&str, &str)]) -> Output {
 #[tokio::test]
 async fn greeting_names_the_address_and_the_data_and_sigterm_ends_cleanly() {
     let process = Process::start(|_| ()).await;
-    process.signal(Signal::TERM);
-    let (status, text) = process.wait().await;
-    assert_eq!(status, Some(0), "{text}");
+    let text = process.stop().await;
     assert!(text.contains("listens on") && text.contains("hearth.sock"), "{text}");
     assert!(text.contains("./hearth-data"), "{text}");
     assert!(text.contains("stopped"), "{text}");
@@ -156,8 +162,7 @@ async fn first_answer_comes_soon_on_an_existing_database() {
         command.env("HEARTH_SERVER__DATA_DIR", &data_dir);
     })
     .await;
-    process.signal(Signal::TERM);
-    assert_eq!(process.wait().await.0, Some(0));
+    process.stop().await;
     #[expect(clippy::disallowed_methods, reason = "a test measures real time")]
     let started = Instant::now();
     let process = Process::start(|command| {
@@ -166,8 +171,7 @@ async fn first_answer_comes_soon_on_an_existing_database() {
     .await;
     // The aim is 0.1 s; the bound leaves room for a debug build on a busy machine.
     assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
-    process.signal(Signal::TERM);
-    process.wait().await;
+    process.stop().await;
 }
 
 #[test]

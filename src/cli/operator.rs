@@ -1,0 +1,186 @@
+//! What `hearth user …` asks for, done with the components of a server: of the one that runs, through its
+//! socket in the data directory, or of one built for the occasion when none runs.
+
+use std::path::PathBuf;
+
+use ruma::{OwnedUserId, UserId};
+use serde::{Deserialize, Serialize};
+
+use super::CommandError;
+use crate::{
+    accounts::{
+        flags::AccountFlags,
+        manage::{Account, ManageError},
+        register::{NewAccount, RegisterError},
+    },
+    app::{App, AppState, StartError},
+    clock::Clock,
+    config::Config,
+    server::ask_operator_socket,
+    storage::StorageError,
+};
+
+/// The socket in the data directory.
+const SOCKET_FILE: &str = "operator.sock";
+/// Accounts in one answer.
+const PAGE_ACCOUNTS_MAX: u32 = 500;
+
+/// A question. It has no `Debug`, since it may carry a password.
+#[derive(Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "snake_case")]
+pub(super) enum Request {
+    Create {
+        name: String,
+        password: String,
+        admin: bool,
+    },
+    ResetPassword {
+        name: String,
+        password: String,
+        keep_sessions: bool,
+    },
+    /// The accounts behind this one, in the order of their names.
+    List {
+        after: String,
+    },
+    Deactivate {
+        name: String,
+        erase: bool,
+    },
+    SetAdmin {
+        name: String,
+        admin: bool,
+    },
+}
+
+/// What came of it.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Outcome {
+    /// The user it concerned.
+    Done(OwnedUserId),
+    Accounts(Vec<ListedAccount>),
+    /// A sentence that says why not.
+    Refused(String),
+}
+
+/// An account as `hearth user list` shows it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct ListedAccount {
+    pub user_id: OwnedUserId,
+    pub admin: bool,
+    pub guest: bool,
+    pub locked: bool,
+    pub suspended: bool,
+    pub deactivated: bool,
+}
+
+/// Why a question found no good answer.
+#[derive(Debug, thiserror::Error)]
+enum Refusal {
+    #[error("{0} is no user of this server")]
+    NotOurs(String),
+    #[error(transparent)]
+    Register(#[from] RegisterError),
+    #[error(transparent)]
+    Manage(#[from] ManageError),
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+/// Where a server with this configuration waits for questions.
+pub(super) fn socket_path(config: &Config) -> PathBuf {
+    config.server.data_dir.join(SOCKET_FILE)
+}
+
+/// Has a request done, whether a server runs or not.
+pub(super) async fn ask(config: &Config, request: Request) -> Result<Outcome, CommandError> {
+    let line =
+        serde_json::to_string(&request).expect("a request holds nothing but texts and flags");
+    if let Some(answer) = ask_operator_socket(&socket_path(config), &line).await? {
+        return serde_json::from_str(&answer).map_err(|_| CommandError::OtherVersion);
+    }
+    let app = App::build(config.clone(), Clock::real()).await.map_err(|error| match error {
+        StartError::DataDirInUse { .. } => CommandError::Unreachable(socket_path(config)),
+        error => error.into(),
+    })?;
+    let outcome = perform(&app, request).await;
+    app.stop().await;
+    Ok(outcome)
+}
+
+/// Answers a line that came through the socket.
+pub(super) async fn answer_line(app: AppState, line: String) -> String {
+    let outcome = match serde_json::from_str(&line) {
+        Ok(request) => perform(&app, request).await,
+        Err(_) => Outcome::Refused("the running server is another version of Hearth".to_owned()),
+    };
+    serde_json::to_string(&outcome).expect("an outcome holds nothing but texts and flags")
+}
+
+async fn perform(app: &AppState, request: Request) -> Outcome {
+    let accounts = &app.accounts;
+    let result: Result<Outcome, Refusal> = async {
+        Ok(Outcome::Done(match request {
+            Request::List { after } => {
+                let page = accounts.list_accounts(&after, PAGE_ACCOUNTS_MAX).await?;
+                return Ok(Outcome::Accounts(page.into_iter().map(ListedAccount::from).collect()));
+            }
+            Request::Create { name, password, admin } => {
+                let flags = AccountFlags::default().with(AccountFlags::ADMIN, admin);
+                let name = Some(localpart_of(app, &name)?);
+                let account =
+                    NewAccount { name, password: Some(password), flags, ..NewAccount::default() };
+                accounts.register(account).await?.user_id
+            }
+            Request::ResetPassword { name, password, keep_sessions } => {
+                let user_id = find_user_id(app, &name)?;
+                accounts.set_password(&user_id, password, !keep_sessions, None).await?;
+                user_id
+            }
+            Request::Deactivate { name, erase } => {
+                let user_id = find_user_id(app, &name)?;
+                accounts.deactivate(&user_id, erase).await?;
+                user_id
+            }
+            Request::SetAdmin { name, admin } => {
+                let user_id = find_user_id(app, &name)?;
+                accounts.set_flag(&user_id, AccountFlags::ADMIN, admin).await?;
+                user_id
+            }
+        }))
+    }
+    .await;
+    result.unwrap_or_else(|refusal| Outcome::Refused(refusal.to_string()))
+}
+
+/// People write `alice` or `@alice:example.org`.
+fn localpart_of(app: &App, name: &str) -> Result<String, Refusal> {
+    if !name.starts_with('@') {
+        return Ok(name.to_owned());
+    }
+    let ours = |user_id: &&UserId| user_id.server_name() == app.accounts.server_name();
+    let user_id = <&UserId>::try_from(name).ok().filter(ours);
+    user_id
+        .map(|user_id| user_id.localpart().to_owned())
+        .ok_or_else(|| Refusal::NotOurs(name.to_owned()))
+}
+
+fn find_user_id(app: &App, name: &str) -> Result<OwnedUserId, Refusal> {
+    UserId::parse_with_server_name(localpart_of(app, name)?, app.accounts.server_name())
+        .map_err(|_| Refusal::NotOurs(name.to_owned()))
+}
+
+impl From<Account> for ListedAccount {
+    fn from(account: Account) -> Self {
+        let flags = account.flags;
+        Self {
+            user_id: account.user_id,
+            admin: flags.is_admin(),
+            guest: flags.is_guest(),
+            locked: flags.is_locked(),
+            suspended: flags.is_suspended(),
+            deactivated: flags.is_deactivated(),
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! `hearth user …` and the first administrator's token, with and without a running server.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Output,
+};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::{io::AsyncWriteExt, net::UnixStream};
+
+use super::{
+    server_process::{Process, hearth},
+    server_running::read_to_close,
+};
+
+struct House(TempDir);
+
+impl House {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn data_dir(&self) -> PathBuf {
+        self.0.path().join("data")
+    }
+
+    async fn serve(&self) -> Process {
+        let data_dir = self.data_dir();
+        Process::start(|command| {
+            command.env("HEARTH_SERVER__DATA_DIR", data_dir);
+        })
+        .await
+    }
+
+    /// `hearth user …`; what it says on standard output, and what it says when it fails.
+    fn user(&self, arguments: &[&str]) -> Result<String, String> {
+        let mut command = hearth(self.0.path());
+        command.env("HEARTH_SERVER__DATA_DIR", self.data_dir()).arg("user").args(arguments);
+        let Output { status, stdout, stderr } = command.output().unwrap();
+        match status.success() {
+            true => Ok(String::from_utf8(stdout).unwrap()),
+            false => Err(String::from_utf8(stderr).unwrap()),
+        }
+    }
+
+    /// Makes an account; returns its password.
+    fn create(&self, arguments: &[&str]) -> String {
+        let text = self.user(&[&["create"], arguments].concat()).unwrap();
+        text.lines().find_map(|line| line.strip_prefix("Password: ")).unwrap().to_owned()
+    }
+}
+
+async fn post(socket: &Path, path: &str, body: &Value) -> (u16, Value) {
+    let body = body.to_string();
+    let length = body.len();
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nhost: h\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n"
+    );
+    let mut stream = UnixStream::connect(socket).await.unwrap();
+    stream.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
+    let answer = read_to_close(&mut stream).await;
+    let status = answer.split(' ').nth(1).unwrap().parse().unwrap();
+    let body = answer.split_once("\r\n\r\n").unwrap().1;
+    (status, serde_json::from_str(body).unwrap())
+}
+
+async fn log_in(process: &Process, name: &str, password: &str) -> u16 {
+    let body = json!({
+        "type": "m.login.password",
+        "identifier": { "type": "m.id.user", "user": name },
+        "password": password,
+    });
+    post(&process.socket, "/_matrix/client/v3/login", &body).await.0
+}
+
+#[tokio::test]
+async fn account_is_made_with_and_without_a_running_server() {
+    let house = House::new();
+    let before = house.create(&["alice", "--admin"]);
+    let process = house.serve().await;
+    let during = house.create(&["@bob:localhost"]);
+    assert_eq!(log_in(&process, "alice", &before).await, 200);
+    assert_eq!(log_in(&process, "bob", &during).await, 200);
+    let expected = "@alice:localhost  (administrator)\n@bob:localhost\n";
+    assert_eq!(house.user(&["list"]).unwrap(), expected);
+    process.stop().await;
+    assert_eq!(house.user(&["list"]).unwrap(), expected);
+}
+
+#[tokio::test]
+async fn changes_reach_a_running_server() {
+    let house = House::new();
+    let process = house.serve().await;
+    let old = house.create(&["alice"]);
+    let text = house.user(&["reset-password", "alice"]).unwrap();
+    let new = text.lines().find_map(|line| line.strip_prefix("Password: ")).unwrap();
+    assert_eq!(log_in(&process, "alice", &old).await, 403);
+    assert_eq!(log_in(&process, "alice", new).await, 200);
+    house.user(&["make-admin", "alice"]).unwrap();
+    assert!(house.user(&["list"]).unwrap().contains("(administrator)"));
+    house.user(&["make-admin", "alice", "--revoke"]).unwrap();
+    assert!(!house.user(&["list"]).unwrap().contains("(administrator)"));
+    assert!(house.user(&["deactivate", "alice"]).unwrap_err().contains("--yes"));
+    house.user(&["deactivate", "alice", "--yes"]).unwrap();
+    assert_eq!(log_in(&process, "alice", new).await, 403);
+    assert!(house.user(&["list"]).unwrap().contains("(deactivated)"));
+    process.stop().await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_done_is_refused_with_a_reason() {
+    let house = House::new();
+    house.create(&["alice"]);
+    for (arguments, reason) in [
+        (&["create", "alice"][..], "taken"),
+        (&["create", "Älice"], "a-z"),
+        (&["create", "@bob:elsewhere.org"], "no user of this server"),
+        (&["reset-password", "nobody"], "no such account"),
+        (&["make-admin", "nobody"], "no such account"),
+        (&["deactivate", "nobody", "--yes"], "no such account"),
+        (&["create", "carol", "--password-stdin"], "at least 8 characters"),
+    ] {
+        let text = house.user(arguments).unwrap_err();
+        assert!(text.contains(reason), "{arguments:?}: {text}");
+    }
+}
+
+#[tokio::test]
+async fn token_of_the_greeting_makes_the_first_administrator_once() {
+    let house = House::new();
+    let process = house.serve().await;
+    let socket = process.socket.clone();
+    let greeting = process.stop().await;
+    let token = greeting
+        .lines()
+        .map(str::trim)
+        .find(|line| line.len() == 24 && line.bytes().all(|byte| byte.is_ascii_alphanumeric()));
+    let token = token.unwrap_or_else(|| panic!("no token in: {greeting}")).to_owned();
+
+    let process = house.serve().await;
+    assert!(!socket.exists());
+    let register = async |name: &str| {
+        let path = "/_matrix/client/v3/register";
+        let mut body = json!({ "username": name, "password": "a good password" });
+        let (status, answer) = post(&process.socket, path, &body).await;
+        assert_eq!(status, 401, "{answer}");
+        body["auth"] = json!({
+            "type": "m.login.registration_token",
+            "token": token,
+            "session": answer["session"],
+        });
+        post(&process.socket, path, &body).await.0
+    };
+    assert_eq!(register("alice").await, 200);
+    assert_eq!(register("mallory").await, 401);
+    assert_eq!(house.user(&["list"]).unwrap(), "@alice:localhost  (administrator)\n");
+    process.stop().await;
+    let process = house.serve().await;
+    assert!(!process.stop().await.contains("one-time token"));
+}
