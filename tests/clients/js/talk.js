@@ -43,7 +43,7 @@ async function register(name) {
     assert.equal(await visitor.isUsernameAvailable(username), true);
     const flows = await refusal(visitor.registerRequest({ username, password: PASSWORD }));
     assert.equal(flows.httpStatus, 401);
-    assert.deepEqual(flows.data.flows, [{ stages: ["m.login.dummy"] }]);
+    assert.ok(flows.data.flows.some((flow) => flow.stages.join() === "m.login.dummy"));
     const auth = { type: "m.login.dummy", session: flows.data.session };
     const registered = await visitor.registerRequest({ username, password: PASSWORD, auth });
     assert.equal(registered.user_id.split(":")[0], `@${username}`);
