@@ -152,6 +152,14 @@ impl Accounts {
         Ok(accounts::find_admin_token(&self.database).await?.map(|stored| stored.token))
     }
 
+    /// Closes the first administrator's way in, once somebody came in by another one.
+    pub async fn use_up_admin_token(&self) -> Result<(), RegisterError> {
+        if let Some(token) = self.find_admin_token().await? {
+            self.use_token(&token).await?;
+        }
+        Ok(())
+    }
+
     /// Makes a registration token; `token` is made up when `None`. For administrators. False when
     /// the token exists.
     pub async fn create_registration_token(

@@ -131,7 +131,11 @@ async fn perform(app: &AppState, request: Request) -> Outcome {
                 let name = Some(localpart_of(app, &name)?);
                 let account =
                     NewAccount { name, password: Some(password), flags, ..NewAccount::default() };
-                accounts.register(account).await?.user_id
+                let user_id = accounts.register(account).await?.user_id;
+                if admin {
+                    accounts.use_up_admin_token().await?;
+                }
+                user_id
             }
             Request::ResetPassword { name, password, keep_sessions } => {
                 let user_id = find_user_id(app, &name)?;
@@ -146,6 +150,9 @@ async fn perform(app: &AppState, request: Request) -> Outcome {
             Request::SetAdmin { name, admin } => {
                 let user_id = find_user_id(app, &name)?;
                 accounts.set_flag(&user_id, AccountFlags::ADMIN, admin).await?;
+                if admin {
+                    accounts.use_up_admin_token().await?;
+                }
                 user_id
             }
         }))

@@ -96,9 +96,9 @@ async fn greet(app: &App, addresses: &[BoundAddress]) {
     if let Ok(Some(token)) = app.accounts.find_admin_token().await {
         eprintln!();
         eprintln!(
-            "  Nobody has an account yet. Register with this one-time token in any Matrix app, with"
+            "  It has no administrator yet. Register with this one-time token in any Matrix app, with"
         );
-        eprintln!("  {} as the homeserver, and you are the administrator:", config.public_url());
+        eprintln!("  {} as the homeserver, and it is you:", config.public_url());
         eprintln!();
         eprintln!("      {token}");
         eprintln!();

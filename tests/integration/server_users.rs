@@ -127,6 +127,19 @@ async fn what_cannot_be_done_is_refused_with_a_reason() {
 }
 
 #[tokio::test]
+async fn administrator_made_at_the_terminal_uses_up_the_token() {
+    let house = House::new();
+    house.create(&["bob"]);
+    assert!(house.serve().await.stop().await.contains("one-time token"));
+    house.create(&["alice", "--admin"]);
+    assert!(!house.serve().await.stop().await.contains("one-time token"));
+    let house = House::new();
+    house.create(&["bob"]);
+    house.user(&["make-admin", "bob"]).unwrap();
+    assert!(!house.serve().await.stop().await.contains("one-time token"));
+}
+
+#[tokio::test]
 async fn token_of_the_greeting_makes_the_first_administrator_once() {
     let house = House::new();
     let process = house.serve().await;
