@@ -25,6 +25,7 @@ use crate::{
     rooms::{RoomSettings, Rooms},
     storage::{Database, MigrateError, StorageError, Writer, migrate, run_checkpoints},
     sync::{Sync, SyncSettings},
+    workflows::{jobs::JobRunner, leave_rooms::LeaveRooms, update_memberships::UpdateMemberships},
 };
 
 /// The lock file in the data directory.
@@ -119,7 +120,7 @@ impl App {
             tasks,
             _data_dir_lock: data_dir_lock,
         });
-        app.spawn_tasks();
+        app.spawn_tasks(job_bell);
         Ok(app)
     }
 
@@ -134,7 +135,19 @@ impl App {
         }
     }
 
-    fn spawn_tasks(&self) {
+    fn spawn_tasks(&self, job_bell: Arc<Notify>) {
+        let (accounts, rooms) = (self.accounts.clone(), self.rooms.clone());
+        let runner = JobRunner {
+            database: self.database.clone(),
+            writer: self.writer.clone(),
+            clock: self.clock.clone(),
+            bell: job_bell,
+            jobs: vec![
+                Arc::new(UpdateMemberships { accounts, rooms: rooms.clone() }),
+                Arc::new(LeaveRooms { rooms }),
+            ],
+        };
+        self.tasks.spawn(runner.run(self.shutdown.clone()));
         self.accounts.spawn_tasks(&self.tasks, &self.shutdown);
         self.ephemeral.spawn_tasks(&self.tasks, &self.shutdown);
         self.media.spawn_tasks();

@@ -5,6 +5,7 @@
 //! - [`server`]: listeners, TLS, connections, shutdown.
 //! - [`telemetry`]: logs and figures.
 //! - [`http`]: speaks HTTP, decides nothing.
+//! - [`workflows`]: operations that cross several nouns, and the queue of lasting work.
 //! - [`accounts`]: users, passwords, sessions, profiles, account data.
 //! - [`storage`]: SQL and nothing but SQL, over SQLite or PostgreSQL, with the group-commit writer.
 //! - [`protocol`]: the pure core: events, room versions, authorisation, state resolution, signing.
@@ -31,3 +32,4 @@ pub mod server;
 pub mod storage;
 pub mod sync;
 pub mod telemetry;
+pub mod workflows;

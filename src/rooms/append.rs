@@ -157,20 +157,25 @@ impl Rooms {
         }
         for _ in 0..ATTEMPTS_MAX {
             let permit = engine.writer.reserve().await?;
-            let mut speculative = room.speculative.lock();
-            let mut attempt = Attempt::new(engine, room, Head::clone(&speculative), &known);
-            match attempt.add_all(requests) {
-                Ok(()) => {
-                    let (head, events, tx) = attempt.finish(room, extra);
-                    *speculative = head;
-                    let ticket = permit.submit(tx);
-                    drop(speculative);
+            let queued = {
+                let mut speculative = room.speculative.lock();
+                let mut attempt = Attempt::new(engine, room, Head::clone(&speculative), &known);
+                match attempt.add_all(requests) {
+                    Ok(()) => {
+                        let (head, events, tx) = attempt.finish(room, extra);
+                        *speculative = head;
+                        Ok((permit.submit(tx), events))
+                    }
+                    Err(error) => Err(error),
+                }
+            };
+            match queued {
+                Ok((ticket, events)) => {
                     ticket.committed().await?;
                     return Ok(events);
                 }
                 Err(AttemptError::Failed(error)) => return Err(error),
                 Err(AttemptError::Missing(missing)) => {
-                    drop(speculative);
                     self.fetch(room, missing, &mut known).await?;
                 }
             }

@@ -70,9 +70,13 @@ pub async fn list_due(
         .collect())
 }
 
-/// When the next job is due, in milliseconds since the Unix epoch.
-pub async fn find_next_try(database: &Database) -> Result<Option<i64>, StorageError> {
-    let row: (Option<i64>,) = database.fetch_one("SELECT min(next_try_ts) FROM jobs", &[]).await?;
+/// When the next job behind `after_ts` is due, in milliseconds since the Unix epoch.
+pub async fn find_next_try(
+    database: &Database,
+    after_ts: u64,
+) -> Result<Option<i64>, StorageError> {
+    let sql = "SELECT min(next_try_ts) FROM jobs WHERE next_try_ts > $1";
+    let row: (Option<i64>,) = database.fetch_one(sql, &params![after_ts]).await?;
     Ok(row.0)
 }
 

@@ -1,0 +1,6 @@
+//! Operations that cross several nouns: what follows in rooms from a change of an account, and
+//! the queue of such work, which survives a restart.
+
+pub mod jobs;
+pub mod leave_rooms;
+pub mod update_memberships;
