@@ -92,7 +92,7 @@ pub async fn find_access(
     database: &Database,
     hash: &TokenHash,
 ) -> Result<Option<StoredToken>, StorageError> {
-    let row: Option<(String, String, Option<i64>, Option<Vec<u8>>, i64)> = database
+    let row: Option<AccessRow> = database
         .fetch_optional(
             "SELECT t.user_id, t.device_id, t.access_expires_ts, t.parent_hash, a.flags
             FROM tokens t JOIN accounts a ON a.user_id = t.user_id WHERE t.access_hash = $1",
@@ -112,7 +112,7 @@ pub async fn find_refresh(
     tx: &mut WriteTransaction<'_>,
     hash: &TokenHash,
 ) -> Result<Option<StoredRefresh>, StorageError> {
-    let row: Option<(Vec<u8>, Option<Vec<u8>>, String, String, Option<i64>, i64)> = tx
+    let row: Option<RefreshRow> = tx
         .fetch_optional(
             "SELECT t.access_hash, t.parent_hash, t.user_id, t.device_id, t.refresh_expires_ts,
                 a.flags
@@ -279,6 +279,9 @@ pub async fn find_short_token(
         .await?;
     Ok(row.map(|(user_id,)| user_id))
 }
+
+type AccessRow = (String, String, Option<i64>, Option<Vec<u8>>, i64);
+type RefreshRow = (Vec<u8>, Option<Vec<u8>>, String, String, Option<i64>, i64);
 
 fn as_hashes(rows: Vec<(Vec<u8>,)>) -> Vec<TokenHash> {
     rows.into_iter().filter_map(|(hash,)| hash.try_into().ok()).collect()
