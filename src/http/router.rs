@@ -8,8 +8,9 @@ use axum::{
 
 use super::{
     client::{
-        account, account_data, admin, capabilities, devices, filter, login, logout, media, openid,
-        profile, push_rules, register, sync, third_party, versions,
+        account, account_data, admin, capabilities, create_room, devices, filter, login, logout,
+        media, messages, openid, profile, push_rules, register, relations, room_aliases,
+        room_state, rooms_membership, send, sync, third_party, versions,
     },
     error::MatrixError,
     health,
@@ -22,6 +23,9 @@ pub fn build_router(app: AppState) -> Router {
     let routes = route_accounts(Routes::default());
     let routes = route_user_data(routes);
     let routes = route_media(routes);
+    let routes = route_membership(routes);
+    let routes = route_events(routes);
+    let routes = route_directory(routes);
     let routes = routes
         // sync.rs
         .client("/sync", get(sync::get_sync))
@@ -174,6 +178,73 @@ fn route_media(routes: Routes) -> Routes {
         .media("/thumbnail/{server_name}/{media_id}", get(media::thumbnail::get_open_thumbnail))
 }
 
+/// Making rooms, entering and leaving them.
+fn route_membership(routes: Routes) -> Routes {
+    routes
+        // create_room.rs
+        .client("/createRoom", post(create_room::create_room))
+        // rooms_membership.rs
+        .client("/join/{room}", post(rooms_membership::join_by_name))
+        .client("/knock/{room}", post(rooms_membership::knock))
+        .client("/joined_rooms", get(rooms_membership::get_joined_rooms))
+        .client("/rooms/{room_id}/join", post(rooms_membership::join_by_id))
+        .client("/rooms/{room_id}/invite", post(rooms_membership::invite))
+        .client("/rooms/{room_id}/leave", post(rooms_membership::leave))
+        .client("/rooms/{room_id}/forget", post(rooms_membership::forget))
+        .client("/rooms/{room_id}/kick", post(rooms_membership::kick))
+        .client("/rooms/{room_id}/ban", post(rooms_membership::ban))
+        .client("/rooms/{room_id}/unban", post(rooms_membership::unban))
+}
+
+/// Sending and reading events.
+fn route_events(routes: Routes) -> Routes {
+    let state = get(room_state::get_state_event).put(send::put_state);
+    let state_without_key =
+        get(room_state::get_state_event_without_key).put(send::put_state_without_key);
+    routes
+        // send.rs
+        .client("/rooms/{room_id}/send/{kind}/{transaction_id}", put(send::send_message))
+        .client("/rooms/{room_id}/redact/{event_id}/{transaction_id}", put(send::redact))
+        // send.rs, room_state.rs
+        .client("/rooms/{room_id}/state", get(room_state::get_state))
+        .client("/rooms/{room_id}/state/{kind}", state_without_key.clone())
+        .client("/rooms/{room_id}/state/{kind}/", state_without_key)
+        .client("/rooms/{room_id}/state/{kind}/{state_key}", state)
+        .client("/rooms/{room_id}/members", get(room_state::get_members))
+        .client("/rooms/{room_id}/joined_members", get(room_state::get_joined_members))
+        // messages.rs
+        .client("/rooms/{room_id}/messages", get(messages::get_messages))
+        .client("/rooms/{room_id}/context/{event_id}", get(messages::get_context))
+        .client("/rooms/{room_id}/event/{event_id}", get(messages::get_event))
+        .v1("/rooms/{room_id}/timestamp_to_event", get(messages::find_event_by_time))
+        // relations.rs
+        .v1("/rooms/{room_id}/relations/{event_id}", get(relations::get_relations))
+        .v1(
+            "/rooms/{room_id}/relations/{event_id}/{rel_type}",
+            get(relations::get_relations_of_type),
+        )
+        .v1(
+            "/rooms/{room_id}/relations/{event_id}/{rel_type}/{kind}",
+            get(relations::get_relations_of_kind),
+        )
+        .v1("/rooms/{room_id}/threads", get(relations::get_threads))
+}
+
+/// Finding rooms.
+fn route_directory(routes: Routes) -> Routes {
+    let alias = get(room_aliases::get_alias)
+        .put(room_aliases::put_alias)
+        .delete(room_aliases::delete_alias);
+    let visibility = get(room_aliases::get_visibility).put(room_aliases::put_visibility);
+    let public_rooms = get(room_aliases::get_public_rooms).post(room_aliases::post_public_rooms);
+    routes
+        // room_aliases.rs
+        .client("/directory/room/{alias}", alias)
+        .client("/directory/list/room/{room_id}", visibility)
+        .client("/rooms/{room_id}/aliases", get(room_aliases::get_room_aliases))
+        .client("/publicRooms", public_rooms)
+}
+
 /// Collects routes. `client` ones exist under `/r0` too, which older clients and bridges use.
 #[derive(Default)]
 struct Routes(Router<AppState>);
@@ -189,6 +260,11 @@ impl Routes {
         let v3 = format!("/_matrix/client/v3{path}");
         let r0 = format!("/_matrix/client/r0{path}");
         Self(self.0.route(&v3, handlers.clone()).route(&r0, handlers))
+    }
+
+    /// A newer path of the Client-Server API, under `/_matrix/client/v1`.
+    fn v1(self, path: &str, handlers: MethodRouter<AppState>) -> Self {
+        self.plain(&format!("/_matrix/client/v1{path}"), handlers)
     }
 
     /// An older path of the content repository, under `/_matrix/media/v3`, `/r0` and `/v1`.

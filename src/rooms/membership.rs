@@ -230,7 +230,8 @@ impl Rooms {
     /// A member of this server with the power to invite: the mighty first, then anybody.
     async fn find_voucher(&self, room: &Arc<Room>) -> Result<Option<OwnedUserId>> {
         let power = room.power_levels();
-        for user in list_powerful(&power) {
+        let powerful = list_powerful(&power);
+        for user in powerful {
             if user.server_name() == self.server_name()
                 && power.user(&user) >= power.invite()
                 && self.membership_of(room, &user).await? == Membership::Join
@@ -242,7 +243,7 @@ impl Rooms {
             return Ok(None);
         }
         let head = room.head();
-        let members = head.state.members().take(VOUCHERS_TRIED_MAX);
+        let members: Vec<_> = head.state.members().take(VOUCHERS_TRIED_MAX).collect();
         for (_, nid) in members {
             let member = self.events().load_one(room.facts(), nid).await?;
             let user = member.event.state_key().and_then(|key| <&UserId>::try_from(key).ok());

@@ -34,6 +34,18 @@ impl Rooms {
         }
     }
 
+    /// The event that an earlier request with the same transaction made.
+    pub async fn find_repeated(
+        &self,
+        room: &Room,
+        request: &EventRequest,
+    ) -> Result<Option<Arc<StoredEvent>>, AppendError> {
+        match &request.sent_by {
+            Some(sent_by) => self.find_sent(room, sent_by).await,
+            None => Ok(None),
+        }
+    }
+
     /// The event that the same transaction made before, once it is durable.
     async fn find_sent(
         &self,

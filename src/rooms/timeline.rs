@@ -118,6 +118,18 @@ impl Rooms {
         Ok(self.0.events.read_rows(room.facts(), rows).await?.pop())
     }
 
+    /// The event with this key, if it belongs to the room and was accepted.
+    pub(super) async fn find_by_key(
+        &self,
+        room: &Room,
+        key: &[u8],
+    ) -> Result<Option<Arc<StoredEvent>>, StorageError> {
+        match super::event_store::event_id_of_key(key, room.rules) {
+            Ok(event_id) => self.find_event(room, &event_id).await,
+            Err(_) => Ok(None),
+        }
+    }
+
     /// Reads the room's latest events into memory, once.
     async fn fill_recent(&self, room: &Room) -> Result<(), StorageError> {
         let above = room.recent_complete_above();

@@ -33,6 +33,11 @@ impl PageToken {
         Self(ordering)
     }
 
+    /// The place right after what has this place in the room.
+    pub fn at(ordering: i64) -> Self {
+        Self(ordering)
+    }
+
     /// The place after everything that a stream position covers.
     pub fn of_position(position: i64) -> Self {
         Self(ordering_of_position(position))

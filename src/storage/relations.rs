@@ -146,6 +146,95 @@ pub async fn aggregate(
     Ok(rows.into_iter().map(row).collect())
 }
 
+/// Between which places in the room children lie, exclusively, and in which order they come.
+#[derive(Clone, Copy, Debug)]
+pub struct ChildRange {
+    pub after: i64,
+    pub before: i64,
+    /// Newest first.
+    pub backwards: bool,
+}
+
+macro_rules! select_children {
+    ($order:literal) => {
+        concat!(
+            "SELECT DISTINCT e.nid, e.ordering FROM relations r JOIN events e ON e.nid = r.event_nid
+             WHERE r.target_key IN (SELECT unhex(value->>0) FROM json_each($1))
+                 AND r.room_nid = $2 AND ($3 = '' OR r.rel_type = $3) AND ($4 = '' OR r.kind = $4)
+                 AND e.ordering > $5 AND e.ordering < $6 AND e.flags & 7 = 0
+             ORDER BY e.ordering ",
+            $order,
+            " LIMIT $7"
+        )
+    };
+}
+
+/// What points at these events of a room, by type of relation and of event where asked for.
+pub async fn list_children(
+    db: &Database,
+    (room, targets): (RoomNid, &[Vec<u8>]),
+    (rel_type, kind): (Option<&str>, Option<&str>),
+    range: ChildRange,
+    limit: usize,
+) -> Result<Vec<EventNid>, StorageError> {
+    let sql = match range.backwards {
+        true => select_children!("DESC"),
+        false => select_children!("ASC"),
+    };
+    let (rel_type, kind) = (rel_type.unwrap_or_default(), kind.unwrap_or_default());
+    let params = params![hex_rows(targets), room, rel_type, kind, range.after, range.before, limit];
+    let rows: Vec<(i64, i64)> = db.fetch_all(sql, &params).await?;
+    Ok(rows.into_iter().map(|(nid, _)| EventNid(nid)).collect())
+}
+
+/// A thread of a room.
+#[derive(Clone, Debug)]
+pub struct ThreadRow {
+    pub root_key: Vec<u8>,
+    pub latest: EventNid,
+    /// Whether the user sent something into it.
+    pub participated: bool,
+}
+
+/// The threads whose latest event is older than `before`, the latest first, without what `ignored`
+/// users sent (JSON of `json_text_rows`).
+pub async fn list_threads(
+    db: &Database,
+    room: RoomNid,
+    (user, ignored): (&str, String),
+    before: EventNid,
+    limit: usize,
+) -> Result<Vec<ThreadRow>, StorageError> {
+    let sql = "SELECT target_key, max(event_nid), max(CASE WHEN sender = $2 THEN CAST(1 AS BIGINT)
+                   ELSE CAST(0 AS BIGINT) END)
+               FROM relations
+               WHERE room_nid = $1 AND rel_type = 'm.thread'
+                   AND sender NOT IN (SELECT value->>0 FROM json_each($3))
+               GROUP BY target_key HAVING max(event_nid) < $4 ORDER BY 2 DESC LIMIT $5";
+    let params = params![room, user, ignored, before, limit];
+    let rows: Vec<(Vec<u8>, i64, i64)> = db.fetch_all(sql, &params).await?;
+    let row = |(root_key, latest, participated)| ThreadRow {
+        root_key,
+        latest: EventNid(latest),
+        participated: participated != 0,
+    };
+    Ok(rows.into_iter().map(row).collect())
+}
+
+/// The latest annotations of a target that are of one type and sender.
+pub async fn list_annotations(
+    db: &Database,
+    target_key: &[u8],
+    (kind, sender): (&str, &str),
+    limit: usize,
+) -> Result<Vec<EventNid>, StorageError> {
+    let sql = "SELECT event_nid FROM relations
+               WHERE target_key = $1 AND rel_type = 'm.annotation' AND kind = $2 AND sender = $3
+               ORDER BY event_nid DESC LIMIT $4";
+    let rows: Vec<(i64,)> = db.fetch_all(sql, &params![target_key, kind, sender, limit]).await?;
+    Ok(rows.into_iter().map(|(nid,)| EventNid(nid)).collect())
+}
+
 /// Whether the user sent something with this relation to the event.
 pub async fn has_related(
     db: &Database,

@@ -1,6 +1,7 @@
-//! Operations that cross several nouns: what follows in rooms from a change of an account, and
-//! the queue of such work, which survives a restart.
+//! Operations that cross several nouns, so that `http` decides nothing: what follows in rooms from a
+//! change of an account, and the queue of such work, which survives a restart.
 
 pub mod jobs;
 pub mod leave_rooms;
+pub mod member_content;
 pub mod update_memberships;

@@ -1,0 +1,151 @@
+//! `POST /createRoom` (client-server API, "Creation").
+
+use axum::{extract::State, http::StatusCode};
+use ruma::{OwnedUserId, RoomAliasId};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::{
+    room_paths::parse_user_id,
+    rooms_membership::{invite_blocked, no_identity_server},
+};
+use crate::{
+    config::PermittedTo,
+    http::{
+        auth::{UserSession, refuse_suspended},
+        error::{MatrixError, MatrixResult},
+        json::{Json, OptionalJsonBody},
+        rate_limit::Action,
+        state::{App, AppState},
+    },
+    protocol::room_version::RoomVersion,
+    rooms::{AliasError, DirectoryVisibility, InitialState, NewRoom, Preset, ReservedAlias},
+    workflows::member_content::{blocks_invites, load_member_content},
+};
+
+/// What a client asks for.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct CreateRoomBody {
+    visibility: Option<DirectoryVisibility>,
+    room_alias_name: Option<String>,
+    name: Option<String>,
+    topic: Option<String>,
+    invite: Vec<String>,
+    invite_3pid: Vec<Value>,
+    room_version: Option<String>,
+    creation_content: Option<Map<String, Value>>,
+    initial_state: Vec<InitialState>,
+    preset: Option<Preset>,
+    is_direct: bool,
+    power_level_content_override: Option<Map<String, Value>>,
+}
+
+/// Makes a room.
+pub async fn create_room(
+    State(app): State<AppState>,
+    session: UserSession,
+    OptionalJsonBody(body): OptionalJsonBody<CreateRoomBody>,
+) -> MatrixResult<Json<Value>> {
+    refuse_suspended(&session)?;
+    app.rate_limits.take(Action::RoomCreation, &session, app.clock.now_ms())?;
+    require_permission(&app, &session, app.config.rooms.create_permission)?;
+    if body.visibility == Some(DirectoryVisibility::Public) {
+        require_permission(&app, &session, app.config.rooms.publish_permission)?;
+    }
+    if !body.invite_3pid.is_empty() {
+        return Err(no_identity_server());
+    }
+    let version = find_version(&app, body.room_version.as_deref())?;
+    let invites = load_invites(&app, &session.user_id, &body).await?;
+    let alias = match &body.room_alias_name {
+        Some(name) => {
+            require_permission(&app, &session, app.config.rooms.alias_permission)?;
+            Some(reserve_alias(&app, name).await?)
+        }
+        None => None,
+    };
+    let new = NewRoom {
+        creator: session.user_id.clone(),
+        version,
+        visibility: body.visibility.unwrap_or_default(),
+        preset: body.preset,
+        name: body.name,
+        topic: body.topic,
+        invites,
+        creator_profile: load_member_content(&app.accounts, &session.user_id, None).await?,
+        creation_content: body.creation_content.unwrap_or_default(),
+        initial_state: body.initial_state,
+        power_level_content_override: body.power_level_content_override.unwrap_or_default(),
+    };
+    let room = app.rooms.create(&new, alias.as_ref()).await?;
+    Ok(Json(json!({ "room_id": room.room_id })))
+}
+
+/// The version that a client names, or the configured one.
+pub fn find_version(app: &App, version: Option<&str>) -> MatrixResult<RoomVersion> {
+    let version = version.unwrap_or(app.config.rooms.default_version.as_str());
+    RoomVersion::parse(version).ok_or_else(|| {
+        let message = "This server does not support this room version.";
+        MatrixError::new(StatusCode::BAD_REQUEST, "M_UNSUPPORTED_ROOM_VERSION", message)
+    })
+}
+
+/// Refuses what the configuration leaves to administrators.
+pub fn require_permission(
+    _app: &App,
+    session: &UserSession,
+    permitted_to: PermittedTo,
+) -> MatrixResult<()> {
+    match permitted_to {
+        PermittedTo::Administrators if !session.is_admin => {
+            Err(MatrixError::forbidden("Only administrators of this server can do this."))
+        }
+        _ => Ok(()),
+    }
+}
+
+async fn reserve_alias(app: &App, name: &str) -> MatrixResult<ReservedAlias> {
+    let alias = RoomAliasId::parse(format!("#{name}:{}", app.rooms.server_name()));
+    let alias = alias.ok().filter(|_| !name.is_empty() && !name.contains(':'));
+    let alias = alias.ok_or_else(|| {
+        MatrixError::invalid_param("`room_alias_name` is not the local part of an alias.")
+    })?;
+    app.rooms.reserve_alias(&alias).await.map_err(|error| match error {
+        AliasError::InUse(_) => {
+            let message = "There is a room with this alias.";
+            MatrixError::new(StatusCode::BAD_REQUEST, "M_ROOM_IN_USE", message)
+        }
+        error => error.into(),
+    })
+}
+
+/// Whom to invite, each once, with what their member events will say.
+async fn load_invites(
+    app: &App,
+    creator: &OwnedUserId,
+    body: &CreateRoomBody,
+) -> MatrixResult<Vec<(OwnedUserId, Map<String, Value>)>> {
+    if body.invite.len() > app.config.rooms.creation_invites_max {
+        return Err(MatrixError::invalid_param("This is too many people to invite at once."));
+    }
+    let mut invites: Vec<(OwnedUserId, Map<String, Value>)> = Vec::new();
+    for user_id in &body.invite {
+        let user_id = parse_user_id(user_id)?;
+        if user_id == *creator || invites.iter().any(|(known, _)| *known == user_id) {
+            continue;
+        }
+        if user_id.server_name() != app.rooms.server_name() {
+            return Err(crate::rooms::MembershipError::RemoteUnreachable.into());
+        }
+        if blocks_invites(&app.accounts, &user_id).await? {
+            return Err(invite_blocked());
+        }
+        let mut content = load_member_content(&app.accounts, &user_id, None).await?;
+        if body.is_direct {
+            content.insert("is_direct".to_owned(), true.into());
+        }
+        invites.push((user_id, content));
+    }
+    Ok(invites)
+}

@@ -1,0 +1,281 @@
+//! History: pages of messages, the surroundings of an event, one event, an event by time
+//! (client-server API, "Getting events for a room").
+
+use std::sync::Arc;
+
+use axum::{body::Body, extract::State, response::Response};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::room_paths::{find_readable_room, find_visible_event, load_ignored_users, reader};
+use crate::{
+    http::{
+        auth::UserOrGuestSession,
+        error::{MatrixError, MatrixResult},
+        json::{Json, Path, Query, RawJson, parse_json},
+        state::{App, AppState},
+    },
+    rooms::{
+        Direction, Kinds, PAGE_EVENTS_MAX, PageRequest, PageToken, Reader, RoomEventFilter,
+        StoredEvent, Viewer,
+    },
+};
+
+/// Events on a page when the client does not say.
+const PAGE_EVENTS_DEFAULT: usize = 10;
+
+/// `b` or `f`, as queries name a direction.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub enum QueryDirection {
+    #[serde(rename = "b")]
+    Backwards,
+    #[serde(rename = "f")]
+    Forwards,
+}
+
+impl From<QueryDirection> for Direction {
+    fn from(direction: QueryDirection) -> Self {
+        match direction {
+            QueryDirection::Backwards => Self::Backwards,
+            QueryDirection::Forwards => Self::Forwards,
+        }
+    }
+}
+
+/// The query of `/messages`.
+#[derive(Debug, Deserialize)]
+pub struct MessagesQuery {
+    from: Option<String>,
+    to: Option<String>,
+    dir: QueryDirection,
+    limit: Option<usize>,
+    filter: Option<String>,
+}
+
+/// The query of `/context`.
+#[derive(Debug, Deserialize)]
+pub struct ContextQuery {
+    limit: Option<usize>,
+    filter: Option<String>,
+}
+
+/// The query of `/timestamp_to_event`.
+#[derive(Debug, Deserialize)]
+pub struct TimestampQuery {
+    ts: i64,
+    dir: QueryDirection,
+}
+
+/// `GET /rooms/{roomId}/messages`
+pub async fn get_messages(
+    State(app): State<AppState>,
+    session: UserOrGuestSession,
+    Path(room_id): Path<String>,
+    Query(query): Query<MessagesQuery>,
+) -> MatrixResult<RawJson> {
+    let filter = parse_filter(query.filter.as_deref())?;
+    let limit = query.limit.or(filter.events.limit.map(|limit| limit as usize));
+    let request = PageRequest {
+        from: parse_token(query.from.as_deref())?,
+        to: parse_token(query.to.as_deref())?,
+        direction: query.dir.into(),
+        limit: parse_limit(limit)?,
+        filter,
+    };
+    let viewer = find_readable_room(&app, &session.user_id, &room_id).await?;
+    let ignored = load_ignored_users(&app, &session.user_id).await?;
+    let reader = reader(&app, &session, &ignored);
+    let page = match request.filter.takes_room(&viewer.room().room_id) {
+        true => app.rooms.load_page(&viewer, &reader, &request).await?,
+        false => {
+            let start = request.from.unwrap_or(PageToken::END);
+            crate::rooms::Page { events: Vec::new(), start, end: None }
+        }
+    };
+    let mut out = String::with_capacity(256 + page.events.len() * 1024);
+    out.push_str("{\"chunk\":");
+    app.rooms.write_events(&mut out, &viewer, &reader, &page.events).await?;
+    // A token given comes back as it was.
+    let start = query.from.unwrap_or_else(|| page.start.to_string());
+    out.push_str(&format!(",\"start\":{}", json!(start)));
+    if let Some(end) = page.end {
+        out.push_str(&format!(",\"end\":\"{end}\""));
+    }
+    if request.filter.lazy_load_members {
+        let members = app.rooms.load_members_of_senders(viewer.room(), &page.events).await?;
+        out.push_str(",\"state\":");
+        write_state(&mut out, &reader, &members);
+    }
+    out.push('}');
+    Ok(RawJson(out.into()))
+}
+
+/// `GET /rooms/{roomId}/context/{eventId}`
+pub async fn get_context(
+    State(app): State<AppState>,
+    session: UserOrGuestSession,
+    Path((room_id, event_id)): Path<(String, String)>,
+    Query(query): Query<ContextQuery>,
+) -> MatrixResult<RawJson> {
+    let filter = parse_filter(query.filter.as_deref())?;
+    let limit = query.limit.unwrap_or(PAGE_EVENTS_DEFAULT).min(PAGE_EVENTS_MAX);
+    let (viewer, event) = find_visible_event(&app, &session.user_id, &room_id, &event_id).await?;
+    let ignored = load_ignored_users(&app, &session.user_id).await?;
+    let reader = reader(&app, &session, &ignored);
+    let around = app.rooms.load_surroundings(&viewer, &reader, &event, (limit, &filter)).await?;
+    let (before, after) = (&around.before.events, &around.after.events);
+
+    let mut out = String::with_capacity(4096);
+    out.push_str("{\"event\":");
+    app.rooms.write_event(&mut out, &viewer, &reader, &event).await?;
+    out.push_str(",\"events_before\":");
+    app.rooms.write_events(&mut out, &viewer, &reader, before).await?;
+    out.push_str(",\"events_after\":");
+    app.rooms.write_events(&mut out, &viewer, &reader, after).await?;
+    let oldest = before.last().unwrap_or(&event);
+    let newest = after.last().unwrap_or(&event);
+    let (start, end) = (PageToken::before(oldest), PageToken::after(newest));
+    out.push_str(&format!(",\"start\":\"{start}\",\"end\":\"{end}\",\"state\":"));
+    let shown: Vec<_> = before.iter().chain([&event]).chain(after).cloned().collect();
+    let state = load_context_state(&app, &viewer, newest, (&filter, &shown)).await?;
+    write_state(&mut out, &reader, &state);
+    out.push('}');
+    Ok(RawJson(out.into()))
+}
+
+/// `GET /rooms/{roomId}/event/{eventId}`
+pub async fn get_event(
+    State(app): State<AppState>,
+    session: UserOrGuestSession,
+    Path((room_id, event_id)): Path<(String, String)>,
+) -> MatrixResult<RawJson> {
+    let (viewer, event) = find_visible_event(&app, &session.user_id, &room_id, &event_id).await?;
+    let ignored = load_ignored_users(&app, &session.user_id).await?;
+    let mut out = String::new();
+    let reader = reader(&app, &session, &ignored);
+    app.rooms.write_event(&mut out, &viewer, &reader, &event).await?;
+    Ok(RawJson(out.into()))
+}
+
+/// `GET /rooms/{roomId}/timestamp_to_event`
+pub async fn find_event_by_time(
+    State(app): State<AppState>,
+    session: UserOrGuestSession,
+    Path(room_id): Path<String>,
+    Query(query): Query<TimestampQuery>,
+) -> MatrixResult<Json<Value>> {
+    let viewer = find_readable_room(&app, &session.user_id, &room_id).await?;
+    let found = app.rooms.find_visible_by_time(&viewer, query.ts, query.dir.into()).await?;
+    let event = found.ok_or_else(|| {
+        MatrixError::not_found("There is no event on this side of the time that you may see.")
+    })?;
+    Ok(Json(json!({
+        "event_id": event.event.event_id(),
+        "origin_server_ts": event.event.origin_server_ts(),
+    })))
+}
+
+/// A pagination token of a query.
+pub fn parse_token(token: Option<&str>) -> MatrixResult<Option<PageToken>> {
+    let parse = |text| {
+        PageToken::parse(text).ok_or_else(|| {
+            MatrixError::invalid_param("This pagination token is not one of this server.")
+        })
+    };
+    token.filter(|text| !text.is_empty()).map(parse).transpose()
+}
+
+/// How many events a page shall have.
+pub fn parse_limit(limit: Option<usize>) -> MatrixResult<usize> {
+    match limit.unwrap_or(PAGE_EVENTS_DEFAULT) {
+        0 => Err(MatrixError::invalid_param("`limit` must be greater than zero.")),
+        limit => Ok(limit.min(PAGE_EVENTS_MAX)),
+    }
+}
+
+/// Appends state events as a JSON array.
+pub fn write_state(out: &mut String, reader: &Reader<'_>, events: &[Arc<StoredEvent>]) {
+    out.push('[');
+    for (number, event) in events.iter().enumerate() {
+        if number > 0 {
+            out.push(',');
+        }
+        crate::rooms::write_client_event(out, event, &reader.view());
+    }
+    out.push(']');
+}
+
+/// State events as an answer that is written while it goes out, since it may be large.
+pub fn stream_state(
+    app: &AppState,
+    state: crate::rooms::ReadableState,
+    events: Vec<crate::storage::EventNid>,
+    (head, tail): (&'static str, &'static str),
+    keep: impl Fn(&StoredEvent) -> bool + Send + Sync + 'static,
+) -> Response {
+    /// Events written at once.
+    const STEP: usize = 200;
+    let app = Arc::clone(app);
+    let now_ms = app.clock.now_ms();
+    let view = crate::rooms::EventView { now_ms, with_room_id: true, ..Default::default() };
+    let steps = (app, state, events, keep, 0_usize, true);
+    let chunks = futures_util::stream::unfold(Some(steps), move |steps| async move {
+        let (app, state, events, keep, at, mut is_first) = steps?;
+        let mut out = String::with_capacity(64 * 1024);
+        if at == 0 {
+            out.push_str(head);
+        }
+        let end = (at + STEP).min(events.len());
+        let loaded = match app.rooms.events().load(state.room.facts(), &events[at..end]).await {
+            Ok(loaded) => loaded,
+            Err(error) => {
+                tracing::error!(%error, "an answer broke off");
+                return Some((Err(std::io::Error::other("the store failed")), None));
+            }
+        };
+        for event in loaded.iter().filter(|event| keep(event)) {
+            if !std::mem::take(&mut is_first) {
+                out.push(',');
+            }
+            crate::rooms::write_client_event(&mut out, event, &view);
+        }
+        if end < events.len() {
+            return Some((Ok(out), Some((app, state, events, keep, end, is_first))));
+        }
+        out.push_str(tail);
+        Some((Ok(out), None))
+    });
+    let mut response = Response::new(Body::from_stream(chunks));
+    let json = axum::http::HeaderValue::from_static("application/json");
+    response.headers_mut().insert(axum::http::header::CONTENT_TYPE, json);
+    response
+}
+
+fn parse_filter(filter: Option<&str>) -> MatrixResult<RoomEventFilter> {
+    match filter {
+        None | Some("") => Ok(RoomEventFilter::default()),
+        Some(filter) => parse_json(filter.as_bytes())
+            .map_err(|error| MatrixError::invalid_param(format!("`filter`: {}", error.message))),
+    }
+}
+
+/// The state at the last event shown; with lazy loading, of the members only those who sent some.
+async fn load_context_state(
+    app: &App,
+    viewer: &Viewer,
+    newest: &Arc<StoredEvent>,
+    (filter, shown): (&RoomEventFilter, &[Arc<StoredEvent>]),
+) -> MatrixResult<Vec<Arc<StoredEvent>>> {
+    let place = PageToken::after(newest);
+    let Some(state) = app.rooms.load_readable_state_at(viewer, place).await? else {
+        return Ok(Vec::new());
+    };
+    let kinds = if filter.lazy_load_members { Kinds::AllButMembers } else { Kinds::All };
+    let nids = state.list(kinds);
+    let mut events = app.rooms.events().load(viewer.room().facts(), &nids).await?;
+    if filter.lazy_load_members {
+        events.extend(app.rooms.load_members_of_senders(viewer.room(), shown).await?);
+    }
+    events.retain(|event| filter.takes(&event.event));
+    Ok(events)
+}

@@ -1,0 +1,309 @@
+//! Joining, inviting, leaving, knocking, and what moderators do (client-server API, "Room
+//! membership").
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use ruma::OwnedUserId;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::{
+    room_paths::{find_known_room, find_named_room, find_room, not_in_room, parse_user_id},
+    send::read_membership,
+};
+use crate::{
+    accounts::sessions::Session,
+    http::{
+        auth::{UserOrGuestSession, UserSession, refuse_suspended},
+        error::{MatrixError, MatrixResult},
+        json::{Empty, Json, JsonBody, OptionalJsonBody, Path},
+        rate_limit::Action,
+        state::{App, AppState},
+    },
+    protocol::membership::Membership,
+    rooms::{MemberChange, Room, StoredEvent},
+    workflows::member_content::{blocks_invites, load_member_content},
+};
+
+/// The body of `/join` and `/knock`.
+#[derive(Debug, Default, Deserialize)]
+pub struct EnterBody {
+    reason: Option<String>,
+    third_party_signed: Option<Map<String, Value>>,
+}
+
+/// The body of `/leave`.
+#[derive(Debug, Default, Deserialize)]
+pub struct LeaveBody {
+    reason: Option<String>,
+}
+
+/// The body of `/kick`, `/ban` and `/unban`.
+#[derive(Debug, Deserialize)]
+pub struct TargetBody {
+    user_id: String,
+    reason: Option<String>,
+}
+
+/// The body of `/invite` in its two forms.
+#[derive(Debug, Deserialize)]
+pub struct InviteBody {
+    user_id: Option<String>,
+    reason: Option<String>,
+    medium: Option<Value>,
+}
+
+/// `POST /rooms/{roomId}/join`
+pub async fn join_by_id(
+    State(app): State<AppState>,
+    session: UserOrGuestSession,
+    Path(room_id): Path<String>,
+    OptionalJsonBody(body): OptionalJsonBody<EnterBody>,
+) -> MatrixResult<Json<Value>> {
+    let room = find_known_room(&app, &room_id).await?;
+    enter(&app, &session.0, &room, body).await
+}
+
+/// `POST /join/{roomIdOrAlias}`
+pub async fn join_by_name(
+    State(app): State<AppState>,
+    session: UserOrGuestSession,
+    Path(name): Path<String>,
+    OptionalJsonBody(body): OptionalJsonBody<EnterBody>,
+) -> MatrixResult<Json<Value>> {
+    let room = find_named_room(&app, &name).await?;
+    enter(&app, &session.0, &room, body).await
+}
+
+/// `POST /knock/{roomIdOrAlias}`
+pub async fn knock(
+    State(app): State<AppState>,
+    session: UserSession,
+    Path(name): Path<String>,
+    OptionalJsonBody(body): OptionalJsonBody<EnterBody>,
+) -> MatrixResult<Json<Value>> {
+    refuse_suspended(&session)?;
+    app.rate_limits.take(Action::Join, &session, app.clock.now_ms())?;
+    let room = find_named_room(&app, &name).await?;
+    let change = own_change(&app, &session, Membership::Knock, body.reason.as_deref()).await?;
+    app.rooms.change_membership(&room, change).await?;
+    Ok(Json(json!({ "room_id": room.room_id })))
+}
+
+/// `POST /rooms/{roomId}/invite`
+pub async fn invite(
+    State(app): State<AppState>,
+    session: UserSession,
+    Path(room_id): Path<String>,
+    JsonBody(body): JsonBody<InviteBody>,
+) -> MatrixResult<Json<Empty>> {
+    refuse_suspended(&session)?;
+    app.rate_limits.take(Action::Invite, &session, app.clock.now_ms())?;
+    let room = find_room(&app, &room_id).await?;
+    let target = match (&body.user_id, &body.medium) {
+        (Some(user_id), _) => parse_user_id(user_id)?,
+        (None, Some(_)) => return Err(no_identity_server()),
+        (None, None) => return Err(MatrixError::bad_json("`user_id` is missing.")),
+    };
+    refuse_blocked_invite(&app, &session, &room, &target).await?;
+    let content = load_member_content(&app.accounts, &target, body.reason.as_deref()).await?;
+    let change = MemberChange {
+        sender: session.user_id.clone(),
+        target,
+        membership: Membership::Invite,
+        content,
+        is_guest: false,
+    };
+    app.rooms.invite(&room, change).await?;
+    Ok(Json(Empty {}))
+}
+
+/// `POST /rooms/{roomId}/leave`
+pub async fn leave(
+    State(app): State<AppState>,
+    session: UserOrGuestSession,
+    Path(room_id): Path<String>,
+    OptionalJsonBody(body): OptionalJsonBody<LeaveBody>,
+) -> MatrixResult<Json<Empty>> {
+    let room = find_known_room(&app, &room_id).await?;
+    let content = reason_content(body.reason);
+    let target = session.user_id.clone();
+    let change = change(&session.0, target, Membership::Leave, content);
+    app.rooms.leave(&room, change).await?;
+    Ok(Json(Empty {}))
+}
+
+/// `POST /rooms/{roomId}/forget`
+pub async fn forget(
+    State(app): State<AppState>,
+    session: UserOrGuestSession,
+    Path(room_id): Path<String>,
+) -> MatrixResult<Json<Empty>> {
+    let room = find_known_room(&app, &room_id).await?;
+    let rooms = app.rooms.rooms_of(&session.user_id).await?;
+    if rooms.find(room.nid).is_none_or(|place| place.forgotten) {
+        return Ok(Json(Empty {}));
+    }
+    match app.rooms.forget(&session.user_id, &room).await? {
+        true => Ok(Json(Empty {})),
+        false => Err(MatrixError::bad_request("You have not left this room.")),
+    }
+}
+
+/// `POST /rooms/{roomId}/kick`
+pub async fn kick(
+    State(app): State<AppState>,
+    session: UserSession,
+    Path(room_id): Path<String>,
+    JsonBody(body): JsonBody<TargetBody>,
+) -> MatrixResult<Json<Empty>> {
+    let (room, change) = moderate(&app, &session.0, &room_id, body, Membership::Leave).await?;
+    app.rooms.kick(&room, change).await?;
+    Ok(Json(Empty {}))
+}
+
+/// `POST /rooms/{roomId}/ban`
+pub async fn ban(
+    State(app): State<AppState>,
+    session: UserSession,
+    Path(room_id): Path<String>,
+    JsonBody(body): JsonBody<TargetBody>,
+) -> MatrixResult<Json<Empty>> {
+    let (room, change) = moderate(&app, &session.0, &room_id, body, Membership::Ban).await?;
+    app.rooms.change_membership(&room, change).await?;
+    Ok(Json(Empty {}))
+}
+
+/// `POST /rooms/{roomId}/unban`
+pub async fn unban(
+    State(app): State<AppState>,
+    session: UserSession,
+    Path(room_id): Path<String>,
+    JsonBody(body): JsonBody<TargetBody>,
+) -> MatrixResult<Json<Empty>> {
+    let (room, change) = moderate(&app, &session.0, &room_id, body, Membership::Leave).await?;
+    app.rooms.unban(&room, change).await?;
+    Ok(Json(Empty {}))
+}
+
+/// `GET /joined_rooms`
+pub async fn get_joined_rooms(
+    State(app): State<AppState>,
+    session: UserSession,
+) -> MatrixResult<Json<Value>> {
+    let rooms = app.rooms.rooms_of(&session.user_id).await?;
+    let joined: Vec<_> =
+        rooms.list_joined().into_iter().map(|place| place.room.room_id.clone()).collect();
+    Ok(Json(json!({ "joined_rooms": joined })))
+}
+
+/// A member event that a client sends as state.
+pub async fn change_by_state(
+    app: &App,
+    session: &Arc<Session>,
+    room: &Arc<Room>,
+    target: OwnedUserId,
+    mut content: Map<String, Value>,
+) -> MatrixResult<Arc<StoredEvent>> {
+    let membership = read_membership(&content)?;
+    let is_own_leave = membership == Membership::Leave && target == session.user_id;
+    if !is_own_leave {
+        refuse_suspended(session)?;
+    }
+    if membership == Membership::Invite {
+        refuse_blocked_invite(app, session, room, &target).await?;
+    }
+    // As with the endpoints of their own, name and picture are added unless the client says so.
+    if matches!(membership, Membership::Join | Membership::Invite | Membership::Knock) {
+        for (key, value) in load_member_content(&app.accounts, &target, None).await? {
+            content.entry(key).or_insert(value);
+        }
+    }
+    let change = change(session, target, membership, content);
+    Ok(app.rooms.change_membership(room, change).await?)
+}
+
+/// The answer where an identity server would be needed.
+pub fn no_identity_server() -> MatrixError {
+    let message = "This server has no identity server; invite by user ID.";
+    MatrixError::new(axum::http::StatusCode::FORBIDDEN, "M_SERVER_NOT_TRUSTED", message)
+}
+
+/// The answer for users who refuse all invitations.
+pub fn invite_blocked() -> MatrixError {
+    let message = "This user does not take invitations.";
+    MatrixError::new(axum::http::StatusCode::FORBIDDEN, "M_INVITE_BLOCKED", message)
+}
+
+async fn enter(
+    app: &App,
+    session: &Arc<Session>,
+    room: &Arc<Room>,
+    body: EnterBody,
+) -> MatrixResult<Json<Value>> {
+    refuse_suspended(session)?;
+    app.rate_limits.take(Action::Join, session, app.clock.now_ms())?;
+    let change = own_change(app, session, Membership::Join, body.reason.as_deref()).await?;
+    match &body.third_party_signed {
+        Some(signed) => app.rooms.join_by_third_party(room, change, signed).await?,
+        None => app.rooms.join(room, change).await?,
+    }
+    Ok(Json(json!({ "room_id": room.room_id })))
+}
+
+async fn own_change(
+    app: &App,
+    session: &Session,
+    membership: Membership,
+    reason: Option<&str>,
+) -> MatrixResult<MemberChange> {
+    let content = load_member_content(&app.accounts, &session.user_id, reason).await?;
+    Ok(change(session, session.user_id.clone(), membership, content))
+}
+
+async fn moderate(
+    app: &App,
+    session: &Arc<Session>,
+    room_id: &str,
+    body: TargetBody,
+    membership: Membership,
+) -> MatrixResult<(Arc<Room>, MemberChange)> {
+    let target = parse_user_id(&body.user_id)?;
+    let room = find_room(app, room_id).await?;
+    refuse_suspended(session)?;
+    // Strangers do not learn what somebody is to the room.
+    if app.rooms.membership_of(&room, &session.user_id).await? != Membership::Join {
+        return Err(not_in_room());
+    }
+    let content = reason_content(body.reason);
+    Ok((room, change(session, target, membership, content)))
+}
+
+/// Only who may invite learns that somebody takes no invitations.
+async fn refuse_blocked_invite(
+    app: &App,
+    session: &Session,
+    room: &Arc<Room>,
+    target: &OwnedUserId,
+) -> MatrixResult<()> {
+    let is_member = app.rooms.membership_of(room, &session.user_id).await? == Membership::Join;
+    match is_member && blocks_invites(&app.accounts, target).await? {
+        true => Err(invite_blocked()),
+        false => Ok(()),
+    }
+}
+
+fn change(
+    session: &Session,
+    target: OwnedUserId,
+    membership: Membership,
+    content: Map<String, Value>,
+) -> MemberChange {
+    let sender = session.user_id.clone();
+    MemberChange { sender, target, membership, content, is_guest: session.is_guest }
+}
+
+fn reason_content(reason: Option<String>) -> Map<String, Value> {
+    reason.into_iter().map(|reason| ("reason".to_owned(), reason.into())).collect()
+}

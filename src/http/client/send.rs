@@ -1,0 +1,176 @@
+//! Sending events (client-server API, "Sending events to a room", "Redactions").
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use ruma::OwnedEventId;
+use serde_json::{Map, Value};
+
+use super::{
+    room_paths::{find_joined_room, find_room, parse_event_id, parse_user_id},
+    rooms_membership::change_by_state,
+};
+use crate::{
+    accounts::sessions::Session,
+    http::{
+        auth::{UserOrGuestSession, UserSession, refuse_suspended},
+        error::{MatrixError, MatrixResult},
+        json::{JsonBody, OptionalJsonBody, Path, RawJson},
+        rate_limit::Action,
+        state::{App, AppState},
+    },
+    protocol::membership::{MemberContent, Membership},
+    rooms::{ContentError, EventRequest, MEMBER, Room, SentBy, StoredEvent},
+};
+
+/// `PUT /rooms/{roomId}/send/{eventType}/{txnId}`
+pub async fn send_message(
+    State(app): State<AppState>,
+    session: UserOrGuestSession,
+    Path((room_id, kind, transaction_id)): Path<(String, String, String)>,
+    JsonBody(content): JsonBody<Map<String, Value>>,
+) -> MatrixResult<RawJson> {
+    app.rate_limits.take(Action::Message, &session, app.clock.now_ms())?;
+    let room = find_joined_room(&app, &session.user_id, &room_id).await?;
+    let sent_by = SentBy {
+        user_id: session.user_id.clone(),
+        device_id: session.device_id.to_string(),
+        transaction_id,
+        path: format!("{room_id}/{kind}"),
+    };
+    let mut request = EventRequest {
+        sent_by: Some(sent_by),
+        ..EventRequest::message(session.user_id.clone(), &kind, Value::Object(content))
+    };
+    match app.rooms.check_message(&room, &mut request).await {
+        Ok(()) => {}
+        // The annotation that is there already may be of this very transaction.
+        Err(error @ ContentError::DuplicateAnnotation) => {
+            let sent = app.rooms.find_repeated(&room, &request).await?;
+            return sent.map(|event| answer(&event)).ok_or(error.into());
+        }
+        Err(error) => return Err(error.into()),
+    }
+    refuse_suspended_sender(&app, &session, &room, request.redacts.as_ref()).await?;
+    let event = app.rooms.send(&room, request).await?;
+    Ok(answer(&event))
+}
+
+/// `PUT /rooms/{roomId}/redact/{eventId}/{txnId}`
+pub async fn redact(
+    State(app): State<AppState>,
+    session: UserSession,
+    Path((room_id, event_id, transaction_id)): Path<(String, String, String)>,
+    OptionalJsonBody(content): OptionalJsonBody<Map<String, Value>>,
+) -> MatrixResult<RawJson> {
+    app.rate_limits.take(Action::Message, &session, app.clock.now_ms())?;
+    if content.get("reason").is_some_and(|reason| !reason.is_string()) {
+        return Err(MatrixError::bad_json("`reason` must be a text."));
+    }
+    let target = parse_event_id(&event_id)?;
+    let room = find_joined_room(&app, &session.user_id, &room_id).await?;
+    refuse_suspended_sender(&app, &session, &room, Some(&target)).await?;
+    let sent_by = SentBy {
+        user_id: session.user_id.clone(),
+        device_id: session.device_id.to_string(),
+        transaction_id,
+        path: format!("{room_id}/redact/{event_id}"),
+    };
+    let content = Value::Object(content);
+    let request = EventRequest {
+        sent_by: Some(sent_by),
+        redacts: Some(target),
+        ..EventRequest::message(session.user_id.clone(), "m.room.redaction", content)
+    };
+    let event = app.rooms.send(&room, request).await?;
+    Ok(answer(&event))
+}
+
+/// `PUT /rooms/{roomId}/state/{eventType}/{stateKey}`
+pub async fn put_state(
+    State(app): State<AppState>,
+    session: UserOrGuestSession,
+    Path((room_id, kind, state_key)): Path<(String, String, String)>,
+    JsonBody(content): JsonBody<Map<String, Value>>,
+) -> MatrixResult<RawJson> {
+    set_state(&app, &session.0, &room_id, (kind, state_key), content).await
+}
+
+/// `PUT /rooms/{roomId}/state/{eventType}`, for an empty state key.
+pub async fn put_state_without_key(
+    State(app): State<AppState>,
+    session: UserOrGuestSession,
+    Path((room_id, kind)): Path<(String, String)>,
+    JsonBody(content): JsonBody<Map<String, Value>>,
+) -> MatrixResult<RawJson> {
+    set_state(&app, &session.0, &room_id, (kind, String::new()), content).await
+}
+
+async fn set_state(
+    app: &App,
+    session: &Arc<Session>,
+    room_id: &str,
+    (kind, state_key): (String, String),
+    content: Map<String, Value>,
+) -> MatrixResult<RawJson> {
+    app.rate_limits.take(Action::Message, session, app.clock.now_ms())?;
+    let room = find_room(app, room_id).await?;
+    if kind == MEMBER {
+        let target = parse_user_id(&state_key)?;
+        let event = change_by_state(app, session, &room, target, content).await?;
+        return Ok(answer(&event));
+    }
+    refuse_suspended(session)?;
+    // Not even whether the state is there is for strangers.
+    if app.rooms.membership_of(&room, &session.user_id).await? != Membership::Join {
+        return Err(super::room_paths::not_in_room());
+    }
+    let content = Value::Object(content);
+    let request = EventRequest::state(session.user_id.clone(), &kind, &state_key, content);
+    app.rooms.check_state(&room, &request, app.config.rooms.state_events_max).await?;
+    let current = app.rooms.find_state_event(&room, &kind, &state_key).await?;
+    let is_said_already = |current: &Arc<StoredEvent>| {
+        current.event.sender() == session.user_id
+            && current.event.content_as::<Value>().is_ok_and(|c| c == request.content)
+    };
+    if let Some(current) = current.filter(is_said_already) {
+        return Ok(answer(&current));
+    }
+    let event = app.rooms.send(&room, request).await?;
+    Ok(answer(&event))
+}
+
+/// Suspended users may take back what they said, and nothing else.
+async fn refuse_suspended_sender(
+    app: &App,
+    session: &Session,
+    room: &Room,
+    redacts: Option<&OwnedEventId>,
+) -> MatrixResult<()> {
+    if !session.is_suspended {
+        return Ok(());
+    }
+    let target = match redacts {
+        Some(target) => app.rooms.find_event(room, target).await?,
+        None => None,
+    };
+    match target.is_some_and(|target| target.event.sender() == session.user_id) {
+        true => Ok(()),
+        false => refuse_suspended(session),
+    }
+}
+
+fn answer(event: &StoredEvent) -> RawJson {
+    // Event IDs of our own never need escaping.
+    RawJson(format!(r#"{{"event_id":"{}"}}"#, event.event.event_id()).into())
+}
+
+/// The membership that a content asks for.
+pub fn read_membership(content: &Map<String, Value>) -> MatrixResult<Membership> {
+    let content = MemberContent {
+        membership: content.get("membership").cloned(),
+        ..MemberContent::default()
+    };
+    let text = content.membership();
+    text.ok_or_else(|| MatrixError::bad_json("`membership` is missing or not known."))
+}
