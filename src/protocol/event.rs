@@ -2,7 +2,10 @@
 //!
 //! Not for building events (`event_builder`), nor for what only clients see of them (`unsigned`).
 
-use std::ops::Range;
+use std::{
+    ops::Range,
+    sync::{Arc, OnceLock},
+};
 
 use ruma::{EventId, OwnedEventId, RoomId, UserId};
 use serde::{
@@ -13,6 +16,7 @@ use serde_json::{Map, Value, value::RawValue};
 
 use super::{
     event_format::{EventFormatError, check_and_name},
+    power_levels::PowerLevelsContent,
     room_version::RoomRules,
 };
 
@@ -36,6 +40,9 @@ pub struct Event {
     depth: i64,
     origin_server_ts: i64,
     room_id_implied: bool,
+    /// What an `m.room.power_levels` event says, read when first asked for: every event of a room is judged
+    /// by it, and it may name thousands of users.
+    power_levels: OnceLock<Arc<PowerLevelsContent>>,
 }
 
 /// A range of bytes in an event's text.
@@ -97,6 +104,7 @@ impl Event {
             event_id: layout.append(event_id.as_str()),
             room_id,
             room_id_implied,
+            power_levels: OnceLock::new(),
             sender,
             kind,
             state_key,
@@ -146,6 +154,16 @@ impl Event {
     /// Reads the content, or part of it, into `T`.
     pub fn content_as<'a, T: Deserialize<'a>>(&'a self) -> serde_json::Result<T> {
         serde_json::from_str(self.content_json())
+    }
+
+    /// The content as power levels, malformed values left out. Read once; `rules` must be those of the
+    /// event's room.
+    pub fn power_levels(&self, rules: &RoomRules) -> Arc<PowerLevelsContent> {
+        let read = || {
+            let content: Map<String, Value> = self.content_as().unwrap_or_default();
+            Arc::new(PowerLevelsContent::parse_lenient(&content, rules))
+        };
+        Arc::clone(self.power_levels.get_or_init(read))
     }
 
     pub fn prev_events(&self) -> impl ExactSizeIterator<Item = &EventId> + '_ {
@@ -203,7 +221,10 @@ impl Event {
 
     /// Bytes that this event occupies, for caches bounded by weight.
     pub fn weight_bytes(&self) -> usize {
-        size_of::<Self>() + self.text.len() + size_of_val(&*self.links)
+        // Maps of names to numbers take up to three times the space of their JSON.
+        let read =
+            if self.kind() == "m.room.power_levels" { 3 * self.content_json().len() } else { 0 };
+        size_of::<Self>() + self.text.len() + size_of_val(&*self.links) + read
     }
 
     fn text(&self, span: Span) -> &str {

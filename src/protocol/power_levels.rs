@@ -3,7 +3,7 @@
 //! Not for judging a change of power levels (see `authorisation`). Source: client-server API,
 //! `m.room.power_levels`; content/rooms/, "Deprecated event content schemas" for strings and floats.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use ruma::UserId;
 use serde_json::{Map, Value};
@@ -44,7 +44,7 @@ pub struct PowerLevelsContent {
 /// The levels that hold in a room.
 #[derive(Clone, Debug)]
 pub struct PowerLevels {
-    content: Option<PowerLevelsContent>,
+    content: Option<Arc<PowerLevelsContent>>,
     creators: Option<CreateContent>,
     creators_privileged: bool,
 }
@@ -140,14 +140,10 @@ impl PowerLevelsContent {
 }
 
 impl PowerLevels {
-    /// The levels of a room whose state has `create` and `power`.
+    /// The levels of a room whose state has `create` and `power`. Cheap: an event is read only once.
     pub fn from_events(create: Option<&Event>, power: Option<&Event>, rules: &RoomRules) -> Self {
-        let content = power.map(|event| {
-            let content: Map<String, Value> = event.content_as().unwrap_or_default();
-            PowerLevelsContent::parse_lenient(&content, rules)
-        });
         Self {
-            content,
+            content: power.map(|event| event.power_levels(rules)),
             creators: create.map(|create| CreateContent::of_event(create, rules)),
             creators_privileged: rules.creators_privileged,
         }
@@ -212,7 +208,7 @@ impl PowerLevels {
 
     /// The content of the event, if the room has one.
     pub fn content(&self) -> Option<&PowerLevelsContent> {
-        self.content.as_ref()
+        self.content.as_deref()
     }
 
     /// What the create event says, if it is known.
