@@ -187,8 +187,20 @@ pub fn countersign(
     server_name: &ServerName,
     key: &SigningKey,
 ) -> Result<Event, EventFormatError> {
+    let signature = key.sign(signed_bytes(&redact(rules, &event.to_object())).as_bytes());
+    add_signatures(event, rules, [(server_name.as_str(), key.key_id(), signature.as_str())])
+}
+
+/// `event` with more signatures, each of a server with a key, none of which is checked here.
+pub fn add_signatures<'a>(
+    event: &Event,
+    rules: &RoomRules,
+    signatures: impl IntoIterator<Item = (&'a str, &'a str, &'a str)>,
+) -> Result<Event, EventFormatError> {
     let mut object = event.to_object();
-    sign_object(&mut object, rules, server_name, key);
+    for (server_name, key_id, signature) in signatures {
+        add_signature(&mut object, server_name, key_id, signature.to_owned());
+    }
     let json = canonical_json::encode(&Value::Object(object));
     if json.len() > PDU_SIZE_BYTES_MAX {
         return Err(EventFormatError::TooLarge);

@@ -14,6 +14,7 @@ pub mod event_hash;
 pub mod event_signatures;
 pub mod history_visibility;
 pub mod membership;
+pub mod policy_server;
 pub mod power_levels;
 pub mod push_rules;
 pub mod redaction;

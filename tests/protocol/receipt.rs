@@ -8,8 +8,9 @@ use hearth::protocol::{
     event_builder::countersign,
     event_format::EventFormatError,
     event_signatures::{KeyLookup, ReceivedEvent, SignatureFailure, list_required_signers},
+    policy_server::PolicyServer,
     room_version::RoomVersion,
-    signing::{SigningKey, VerifyKey},
+    signing::{SignatureError, SigningKey, VerifyKey},
 };
 use ruma::{CanonicalJsonObject, OwnedServerName, ServerName};
 use serde_json::{Map, Value, json};
@@ -130,6 +131,34 @@ fn required_signers_agree_with_ruma() {
             let ours: BTreeSet<_> =
                 list_required_signers(&event, version.rules()).into_iter().collect();
             assert_eq!(ours, theirs.unwrap(), "{version} {content}");
+        }
+    }
+}
+
+#[test]
+fn policy_server_recommends_by_its_signature() {
+    for version in RoomVersion::ALL {
+        let rules = version.rules();
+        let key = SigningKey::from_seed("policy_server", &[3; 32]).unwrap();
+        let mut room = Room::public(version);
+        let content =
+            json!({"via": "p.example", "public_keys": {"ed25519": key.public_key_base64()}});
+        let policy = room.make(ALICE, "m.room.policy", Some(""), content);
+        let server = PolicyServer::of_state(&policy).unwrap();
+        assert_eq!(server.check(&policy, rules), Ok(()), "it is not asked about itself");
+        let event = room.make(BOB, "m.room.message", None, json!({"body": "hello"}));
+        assert!(matches!(server.check(&event, rules), Err(SignatureError::Missing { .. })));
+
+        let signed = countersign(&event, rules, &server.via, &key).unwrap();
+        let answer = signed.to_object()["signatures"].as_object().unwrap().clone();
+        let recommended = server.add_signature(&event, &answer, rules).unwrap();
+        assert_eq!(recommended.json(), signed.json());
+        assert_eq!(server.check(&recommended, rules), Ok(()));
+        assert_eq!(verify(version, recommended.json()).unwrap().event_id(), event.event_id());
+        assert!(server.add_signature(&event, &Map::new(), rules).is_err());
+        for malformed in [json!({"via": "p.example"}), json!({"via": 1, "public_keys": {}})] {
+            let policy = room.make(ALICE, "m.room.policy", Some(""), malformed);
+            assert_eq!(PolicyServer::of_state(&policy), None);
         }
     }
 }
