@@ -2,7 +2,6 @@
 //! Costs a few relaxed atomic writes per request, and no timer while a request is being answered.
 
 use std::{
-    io,
     pin::Pin,
     sync::{
         Arc,
@@ -14,10 +13,8 @@ use std::{
 
 use axum::body::{Body, Bytes, HttpBody};
 use hyper::body::{Frame, SizeHint};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::transport::Transport;
-use crate::{clock::Clock, config::LimitsConfig};
+use crate::{clock::Clock, config::Config};
 
 /// Stands for "this is not going on".
 const NEVER: u64 = u64::MAX;
@@ -31,14 +28,18 @@ pub(super) struct Patience {
     pub write: Duration,
     /// From one request to the next.
     pub idle: Duration,
+    /// From the wish to stop to the end of the last request.
+    pub end: Duration,
 }
 
-impl From<&LimitsConfig> for Patience {
-    fn from(limits: &LimitsConfig) -> Self {
+impl From<&Config> for Patience {
+    fn from(config: &Config) -> Self {
+        let limits = &config.limits;
         Self {
             head: limits.request_head_timeout,
             write: limits.request_body_timeout,
             idle: limits.idle_timeout,
+            end: config.server.shutdown_timeout,
         }
     }
 }
@@ -67,13 +68,15 @@ impl Activity {
         })
     }
 
+    /// The connection speaks HTTP/2.
+    pub fn note_http2(&self) {
+        self.is_http2.store(true, Relaxed);
+    }
+
     /// A request has arrived whole; it lasts until the returned value is dropped.
-    pub fn begin_request(self: &Arc<Self>, is_http2: bool) -> RequestUnderWay {
+    pub fn begin_request(self: &Arc<Self>) -> RequestUnderWay {
         self.requests.fetch_add(1, Relaxed);
         self.head_since.store(NEVER, Relaxed);
-        if is_http2 {
-            self.is_http2.store(true, Relaxed);
-        }
         RequestUnderWay(Arc::clone(self))
     }
 
@@ -109,13 +112,13 @@ impl Activity {
         u64::try_from(elapsed.as_millis()).unwrap_or(NEVER - 1)
     }
 
-    fn note_read(&self) {
+    pub fn note_read(&self) {
         if self.requests.load(Relaxed) == 0 && self.head_since.load(Relaxed) == NEVER {
             self.head_since.store(self.now(), Relaxed);
         }
     }
 
-    fn note_write<T>(&self, result: &Poll<T>) {
+    pub fn note_write<T>(&self, result: &Poll<T>) {
         let was_blocked = self.write_blocked_since.load(Relaxed) != NEVER;
         match (result.is_pending(), was_blocked) {
             (true, false) => self.write_blocked_since.store(self.now(), Relaxed),
@@ -135,64 +138,6 @@ impl Drop for RequestUnderWay {
     fn drop(&mut self) {
         self.0.idle_since.store(self.0.now(), Relaxed);
         self.0.requests.fetch_sub(1, Relaxed);
-    }
-}
-
-/// The bytes of a connection, observed.
-pub(super) struct ObservedTransport {
-    pub transport: Transport,
-    pub activity: Arc<Activity>,
-}
-
-impl AsyncRead for ObservedTransport {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let filled = buffer.filled().len();
-        let result = Pin::new(&mut this.transport).poll_read(cx, buffer);
-        if buffer.filled().len() > filled {
-            this.activity.note_read();
-        }
-        result
-    }
-}
-
-impl AsyncWrite for ObservedTransport {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let result = Pin::new(&mut this.transport).poll_write(cx, bytes);
-        this.activity.note_write(&result);
-        result
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let result = Pin::new(&mut this.transport).poll_write_vectored(cx, slices);
-        this.activity.note_write(&result);
-        result
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.transport.is_write_vectored()
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().transport).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().transport).poll_shutdown(cx)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     convert::Infallible,
+    fmt::Display,
     future::{Future as _, poll_fn},
     net::IpAddr,
     pin::{Pin, pin},
@@ -10,15 +11,16 @@ use std::{
     time::Instant,
 };
 
-use axum::http::{Request, Version};
+use axum::http::Request;
 use hyper::{body::Incoming, service::service_fn};
-use hyper_util::rt::TokioIo;
+use hyper_util::{rt::TokioIo, server::graceful::GracefulConnection};
 use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    activity::{Activity, ObservedBody, ObservedTransport, Patience},
+    activity::{Activity, ObservedBody, Patience},
     door::Door,
+    observed_transport::ObservedTransport,
     transport::Transport,
 };
 
@@ -29,12 +31,18 @@ pub(super) async fn serve_connection(
     door: Arc<Door>,
     shutdown: CancellationToken,
 ) {
-    let activity = Activity::new(door.clock.clone());
-    let io = TokioIo::new(ObservedTransport { transport, activity: Arc::clone(&activity) });
+    let mut transport = ObservedTransport::new(transport, door.clock.clone());
+    let beginning = tokio::time::timeout(door.patience.head, transport.find_http_version());
+    let is_http2 = match shutdown.run_until_cancelled(beginning).await {
+        Some(Ok(Ok(is_http2))) => is_http2,
+        _ => return,
+    };
+    let activity = Arc::clone(&transport.activity);
+    let io = TokioIo::new(transport);
     let service = {
         let (door, activity) = (Arc::clone(&door), Arc::clone(&activity));
         service_fn(move |request: Request<Incoming>| {
-            let under_way = activity.begin_request(request.version() == Version::HTTP_2);
+            let under_way = activity.begin_request();
             let answer = door.answer(request, peer);
             async move {
                 let body_of = |body| ObservedBody { body, _request: under_way };
@@ -42,13 +50,25 @@ pub(super) async fn serve_connection(
             }
         })
     };
-    let mut connection = pin!(door.http.serve_connection(io, service));
+    if is_http2 {
+        drive(door.http2.serve_connection(io, service), &door, &activity, &shutdown).await;
+    } else {
+        drive(door.http1.serve_connection(io, service), &door, &activity, &shutdown).await;
+    }
+}
+
+async fn drive<C>(connection: C, door: &Door, activity: &Activity, shutdown: &CancellationToken)
+where
+    C: GracefulConnection,
+    C::Error: Display,
+{
+    let mut connection = pin!(connection);
     let mut shutdown = pin!(shutdown.cancelled());
-    let mut alarm = Alarm { sleep: pin!(tokio::time::sleep(door.patience.idle)), rings_at: None };
-    let mut is_ending = false;
+    let sleep = pin!(tokio::time::sleep(door.patience.idle));
+    let mut alarm = Alarm { sleep, rings_at: None, ends_at: None };
     poll_fn(|cx| {
-        if !is_ending && shutdown.as_mut().poll(cx).is_ready() {
-            is_ending = true;
+        if alarm.ends_at.is_none() && shutdown.as_mut().poll(cx).is_ready() {
+            alarm.ends_at = Some(door.clock.instant() + door.patience.end);
             connection.as_mut().graceful_shutdown();
         }
         match connection.as_mut().poll(cx) {
@@ -59,8 +79,10 @@ pub(super) async fn serve_connection(
                 Poll::Ready(())
             }
             // Half a head would keep the server waiting for its other half.
-            Poll::Pending if is_ending && activity.has_nothing_to_answer() => Poll::Ready(()),
-            Poll::Pending => alarm.poll_overdue(cx, &activity, door.patience),
+            Poll::Pending if alarm.ends_at.is_some() && activity.has_nothing_to_answer() => {
+                Poll::Ready(())
+            }
+            Poll::Pending => alarm.poll_overdue(cx, activity, door.patience),
         }
     })
     .await;
@@ -74,6 +96,8 @@ struct Alarm<'a> {
     sleep: Pin<&'a mut Sleep>,
     /// `None` while there is nothing to wait for.
     rings_at: Option<Instant>,
+    /// When a server that stops no longer waits for the requests under way.
+    ends_at: Option<Instant>,
 }
 
 impl Alarm<'_> {
@@ -84,7 +108,7 @@ impl Alarm<'_> {
         patience: Patience,
     ) -> Poll<()> {
         loop {
-            let deadline = activity.deadline(patience);
+            let deadline = [activity.deadline(patience), self.ends_at].into_iter().flatten().min();
             match (deadline, self.rings_at) {
                 (None, None) => return Poll::Pending,
                 (Some(deadline), earlier) if earlier.is_none_or(|earlier| deadline < earlier) => {
@@ -96,6 +120,9 @@ impl Alarm<'_> {
             ready!(self.sleep.as_mut().poll(cx));
             let rang_at = self.rings_at.take();
             if deadline.is_some_and(|deadline| rang_at >= Some(deadline)) {
+                if self.ends_at.is_some() {
+                    tracing::warn!("a request took too long to finish and was cut off");
+                }
                 return Poll::Ready(());
             }
         }

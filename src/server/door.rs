@@ -19,11 +19,11 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use futures_util::FutureExt as _;
-use hyper::body::Incoming;
-use hyper_util::{
-    rt::{TokioExecutor, TokioTimer},
-    server::conn::auto,
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
 };
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -54,7 +54,8 @@ const ACCEPT_RETRY_PAUSE: Duration = Duration::from_millis(100);
 /// What every connection of one listener shares.
 pub(super) struct Door {
     pub clock: Clock,
-    pub http: auto::Builder<TokioExecutor>,
+    pub http1: http1::Builder,
+    pub http2: http2::Builder<TokioExecutor>,
     pub patience: Patience,
     router: Router,
     apis: Vec<Api>,
@@ -71,8 +72,6 @@ pub(super) struct Scope {
     pub tasks: TaskTracker,
     /// Connections end after the requests under way.
     pub shutdown: CancellationToken,
-    /// Connections end at once.
-    pub abort: CancellationToken,
 }
 
 impl Door {
@@ -84,17 +83,19 @@ impl Door {
         router: Router,
     ) -> Self {
         let head_size_max = config.limits.request_head_size_max.as_usize();
-        let mut http = auto::Builder::new(TokioExecutor::new());
-        http.http1().max_buf_size(head_size_max);
-        http.http2()
+        let mut http1 = http1::Builder::new();
+        http1.max_buf_size(head_size_max);
+        let mut http2 = http2::Builder::new(TokioExecutor::new());
+        http2
             .timer(TokioTimer::new())
             .keep_alive_interval(HTTP2_PING_PAUSE)
             .max_concurrent_streams(HTTP2_STREAMS_MAX)
             .max_header_list_size(u32::try_from(head_size_max).unwrap_or(u32::MAX));
         Self {
             clock,
-            http,
-            patience: Patience::from(&config.limits),
+            http1,
+            http2,
+            patience: Patience::from(config),
             router,
             apis: listener.apis.clone(),
             trusted_proxies: listener.trusted_proxies.clone(),
@@ -180,13 +181,8 @@ pub(super) async fn accept_connections(socket: Socket, door: Arc<Door>, scope: S
         };
         match accepted {
             Ok((wire, peer, permit)) => {
-                let (door, scope) = (Arc::clone(&door), scope.clone());
-                let tasks = scope.tasks.clone();
-                tasks.spawn(async move {
-                    let _permit = permit;
-                    let serving = serve_wire(wire, peer, door, scope.shutdown.clone());
-                    scope.abort.run_until_cancelled(serving).await;
-                });
+                let (door, shutdown) = (Arc::clone(&door), scope.shutdown.clone());
+                scope.tasks.spawn(serve_wire(wire, peer, door, shutdown, permit));
             }
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
@@ -211,6 +207,7 @@ async fn serve_wire(
     peer: Option<IpAddr>,
     door: Arc<Door>,
     shutdown: CancellationToken,
+    _permit: OwnedSemaphorePermit,
 ) {
     match shutdown.run_until_cancelled(door.secure(wire)).await {
         Some(Ok(transport)) => serve_connection(transport, peer, door, shutdown).await,

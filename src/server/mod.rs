@@ -5,6 +5,7 @@ mod activity;
 mod connection;
 mod door;
 mod forwarded;
+mod observed_transport;
 mod operator_socket;
 mod request_body;
 mod request_figures;
@@ -39,7 +40,6 @@ pub struct Server {
     doors: Vec<(Socket, Arc<Door>)>,
     certificates: Vec<Arc<Certificates>>,
     connections: Arc<Semaphore>,
-    shutdown_timeout: Duration,
 }
 
 /// Why no request could be served.
@@ -68,8 +68,7 @@ impl Server {
             doors.push((socket, Arc::new(door)));
         }
         let connections = Arc::new(Semaphore::new(config.limits.connections_max));
-        let shutdown_timeout = config.server.shutdown_timeout;
-        Ok(Self { doors, certificates, connections, shutdown_timeout })
+        Ok(Self { doors, certificates, connections })
     }
 
     /// Where it listens, in the order of the configuration, with the ports that the system chose.
@@ -83,13 +82,11 @@ impl Server {
     /// `reload` asks for the certificates to be read again.
     pub async fn run(self, shutdown: CancellationToken, reload: Arc<Notify>) {
         let tasks = TaskTracker::new();
-        let abort = CancellationToken::new();
         for (socket, door) in self.doors {
             let scope = door::Scope {
                 connections: Arc::clone(&self.connections),
                 tasks: tasks.clone(),
                 shutdown: shutdown.clone(),
-                abort: abort.clone(),
             };
             tasks.spawn(door::accept_connections(socket, door, scope));
         }
@@ -99,14 +96,7 @@ impl Server {
             () = shutdown.cancelled() => {}
         }
         tasks.close();
-        if tokio::time::timeout(self.shutdown_timeout, tasks.wait()).await.is_err() {
-            tracing::warn!(
-                connections = tasks.len(),
-                "requests took too long to finish and were cut off"
-            );
-            abort.cancel();
-            tasks.wait().await;
-        }
+        tasks.wait().await;
     }
 }
 
