@@ -27,8 +27,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
     changes::Changes, interactive_auth::InteractiveSessions, manage::DeviceWatcher,
-    passwords::Passwords, profiles::Profile, push_rules::PushRules, register::ReservedNames,
-    sessions::Sessions, user_cache::UserCache,
+    passwords::Passwords, profiles::Profile, push_rules::PushRules, sessions::Sessions,
+    user_cache::UserCache,
 };
 use crate::{
     clock::Clock,
@@ -69,7 +69,6 @@ pub struct Accounts {
     job_bell: Arc<Notify>,
     passwords: Passwords,
     interactive: InteractiveSessions,
-    reserved_names: ReservedNames,
     profile_cache: UserCache<Profile>,
     push_rule_cache: UserCache<PushRules>,
     ignored_cache: Arc<UserCache<HashSet<OwnedUserId>>>,
@@ -93,7 +92,6 @@ impl Accounts {
             sessions: Arc::new(sessions),
             passwords: Passwords::new(&config.users.argon2, clock.clone()),
             interactive: InteractiveSessions::new(config.sessions.interactive_auth_lifetime),
-            reserved_names: ReservedNames::default(),
             profile_cache: UserCache::new(entries(PROFILE_WEIGHT_BYTES)),
             push_rule_cache: UserCache::new(entries(PUSH_RULES_WEIGHT_BYTES)),
             device_watcher: OnceLock::new(),

@@ -1,9 +1,6 @@
 //! New accounts: what a name may be, who may register, and the one act that makes an account.
 //! The first person registers with a one-time token and becomes administrator.
 
-use std::{collections::HashSet, sync::Arc};
-
-use parking_lot::Mutex;
 use ruma::{OwnedUserId, UserId};
 use serde_json::Value;
 use subtle::ConstantTimeEq;
@@ -12,12 +9,12 @@ use super::{
     Accounts,
     flags::AccountFlags,
     interactive_auth::Stage,
-    login::{DeviceRequest, LoginError, NewSession},
+    login::{DeviceRequest, LoginError, NewSession, TokenRow},
 };
 use crate::{
     config::RegistrationMode,
     storage::{
-        StorageError, WriteTransaction, WriteTx,
+        StorageError, WriteTransaction,
         accounts::{self, StoredAccount, StoredRegistrationToken},
         devices, profiles, tokens,
     },
@@ -37,6 +34,8 @@ pub struct NewAccount {
     pub name: Option<String>,
     pub password: Option<String>,
     pub flags: AccountFlags,
+    /// The guest who becomes a user by it, keeping the name.
+    pub guest: Option<OwnedUserId>,
     /// The application service that makes it.
     pub appservice_id: Option<String>,
     /// A token of the database or the configuration to be used for it.
@@ -71,14 +70,15 @@ pub enum RegisterError {
     Storage(#[from] StorageError),
 }
 
-/// Names that are being registered at this moment.
-#[derive(Clone, Default)]
-pub(super) struct ReservedNames(Arc<Mutex<HashSet<OwnedUserId>>>);
-
-/// A name that nobody else can register meanwhile.
-struct Reservation {
-    names: ReservedNames,
-    user_id: OwnedUserId,
+/// Everything that one registration writes.
+struct Registration {
+    account: StoredAccount,
+    /// Whether the account is there already, as a guest's.
+    is_upgrade: bool,
+    /// A token of the database to be used up by it.
+    token: Option<String>,
+    /// The device's ID and name, and the row of its token.
+    device: Option<(String, Option<String>, TokenRow)>,
 }
 
 impl Accounts {
@@ -173,14 +173,17 @@ impl Accounts {
             .await
     }
 
-    /// Makes an account, and a session when a device is given. Of two registrations of one name
-    /// at the same time, one gets [`RegisterError::NameTaken`].
+    /// Makes an account, and a session when a device is given, all in one commit. Of two
+    /// registrations of one name at the same time, one gets [`RegisterError::NameTaken`].
     pub async fn register(&self, account: NewAccount) -> Result<Registered, RegisterError> {
-        let name = match &account.name {
-            Some(name) => name.clone(),
-            None => self.clock.random_text(MADE_UP_NAME_LENGTH).to_lowercase(),
+        let user_id = match (&account.name, &account.guest) {
+            (_, Some(guest)) => guest.clone(),
+            (Some(name), None) => self.check_name_is_free(name).await?,
+            (None, None) => {
+                let name = self.clock.random_text(MADE_UP_NAME_LENGTH).to_lowercase();
+                self.parse_new_name(&name)?
+            }
         };
-        let user_id = self.parse_new_name(&name)?;
         let password_hash = match account.password.clone() {
             Some(password) => {
                 self.check_new_password(&password)?;
@@ -188,22 +191,30 @@ impl Accounts {
             }
             None => None,
         };
-        let _reservation = self.reserved_names.reserve(&user_id).ok_or(RegisterError::NameTaken)?;
-        if accounts::find(&self.database, user_id.as_str()).await?.is_some() {
-            return Err(RegisterError::NameTaken);
+        let mut registration = Registration {
+            account: StoredAccount {
+                user_id: user_id.to_string(),
+                password_hash,
+                flags: account.flags.0,
+                appservice_id: account.appservice_id,
+                created_ts: self.clock.now_ms() as i64,
+            },
+            is_upgrade: account.guest.is_some(),
+            token: account.registration_token.filter(|token| !self.is_configured_token(token)),
+            device: None,
+        };
+        let mut session = None;
+        if let Some(device) = account.device {
+            let device_id = self.choose_device_id(&device)?;
+            let fresh = self.make_tokens(device.can_refresh);
+            let row = fresh.rows(self.clock.now_ms());
+            registration.device = Some((device_id.clone(), device.display_name, row));
+            session = Some(fresh.into_session(user_id.clone(), device_id));
         }
-        let flags = match &account.registration_token {
-            Some(token) => account.flags.with(AccountFlags::ADMIN, self.use_token(token).await?),
-            None => account.flags,
-        };
-        let stored = StoredAccount {
-            user_id: user_id.to_string(),
-            password_hash,
-            flags: flags.0,
-            appservice_id: account.appservice_id,
-            created_ts: self.clock.now_ms() as i64,
-        };
-        let session = self.commit_account(&user_id, &stored, account.device).await?;
+        self.writer
+            .transact(move |tx| Box::pin(async move { registration.write(tx).await }))
+            .await?;
+        self.sessions.reload_user(&user_id);
         Ok(Registered { user_id, session })
     }
 
@@ -220,35 +231,6 @@ impl Accounts {
             makes_admin: true,
         };
         self.create_registration_token(token).await.map(drop)
-    }
-
-    async fn commit_account(
-        &self,
-        user_id: &UserId,
-        stored: &StoredAccount,
-        device: Option<DeviceRequest>,
-    ) -> Result<Option<NewSession>, RegisterError> {
-        let mut tx = WriteTx::new();
-        accounts::push_account(&mut tx, stored);
-        // Other people see the name as it is written here until the user chooses another one.
-        let display_name = Value::from(user_id.localpart()).to_string();
-        profiles::push_field(&mut tx, user_id.as_str(), "displayname", &display_name);
-        let session = match device {
-            Some(device) => {
-                let device_id =
-                    self.choose_device_id(&device).map_err(|_| RegisterError::InvalidDevice)?;
-                let now_ts = self.clock.now_ms();
-                let name = device.display_name.as_deref();
-                devices::push_device(&mut tx, user_id.as_str(), &device_id, name, now_ts);
-                let fresh = self.make_tokens(device.can_refresh);
-                let row = fresh.rows(now_ts);
-                tokens::push_token(&mut tx, &row.for_device(user_id.as_str(), &device_id));
-                Some(fresh.into_session(user_id.to_owned(), device_id))
-            }
-            None => None,
-        };
-        self.writer.commit(tx).await?;
-        Ok(session)
     }
 
     /// Uses a token once; whether it makes an administrator.
@@ -282,16 +264,38 @@ impl From<LoginError> for RegisterError {
     }
 }
 
-impl ReservedNames {
-    fn reserve(&self, user_id: &UserId) -> Option<Reservation> {
-        let user_id = user_id.to_owned();
-        let is_free = self.0.lock().insert(user_id.clone());
-        is_free.then(|| Reservation { names: self.clone(), user_id })
-    }
-}
-
-impl Drop for Reservation {
-    fn drop(&mut self) {
-        self.names.0.lock().remove(&self.user_id);
+impl Registration {
+    async fn write(mut self, tx: &mut WriteTransaction<'_>) -> Result<(), RegisterError> {
+        let user_id = self.account.user_id.clone();
+        let existing = accounts::find_in(tx, &user_id).await?;
+        if let Some(token) = &self.token {
+            let now_ts = self.account.created_ts.cast_unsigned();
+            let used = accounts::use_registration_token(tx, token, now_ts).await?;
+            let makes_admin = used.ok_or(RegisterError::InvalidToken)?;
+            let flags = AccountFlags(self.account.flags);
+            self.account.flags = flags.with(AccountFlags::ADMIN, makes_admin).0;
+        }
+        match (existing, self.is_upgrade) {
+            (None, false) => {
+                accounts::insert(tx, &self.account).await?;
+                // Other people see the name as it is written until the user chooses another one.
+                let localpart = user_id.strip_prefix('@').unwrap_or(&user_id);
+                let localpart = localpart.split(':').next().unwrap_or_default();
+                let display_name = Value::from(localpart).to_string();
+                profiles::set_field(tx, &user_id, "displayname", &display_name).await?;
+            }
+            (Some(guest), true) if AccountFlags(guest.flags) == AccountFlags::GUEST => {
+                let hash = self.account.password_hash.as_deref();
+                accounts::set_password(tx, &user_id, hash).await?;
+                accounts::set_flags(tx, &user_id, self.account.flags).await?;
+            }
+            _ => return Err(RegisterError::NameTaken),
+        }
+        if let Some((device_id, name, row)) = &self.device {
+            let created_ts = self.account.created_ts.cast_unsigned();
+            devices::insert(tx, &user_id, device_id, name.as_deref(), created_ts).await?;
+            tokens::insert(tx, &row.for_device(&user_id, device_id)).await?;
+        }
+        Ok(())
     }
 }

@@ -1,6 +1,6 @@
 //! Accounts: password hashes and flags; registration tokens.
 
-use super::{Database, Statement, StorageError, WriteTransaction, WriteTx};
+use super::{Database, StorageError, WriteTransaction};
 use crate::params;
 
 /// An account as it is stored.
@@ -23,27 +23,16 @@ pub struct StoredRegistrationToken {
     pub makes_admin: bool,
 }
 
-static INSERT_ACCOUNTS: Statement = Statement {
-    table: "accounts",
-    key: 1,
-    sql: "INSERT INTO accounts (user_id, password_hash, flags, appservice_id, created_ts)
-        SELECT value->>0, value->>1, CAST(value->>2 AS BIGINT), value->>3,
-            CAST(value->>4 AS BIGINT)
-        FROM json_each($1) WHERE true",
-};
-
-/// Adds a new account to a batch. Its name must be free.
-pub fn push_account(tx: &mut WriteTx, account: &StoredAccount) {
-    tx.push(
-        &INSERT_ACCOUNTS,
-        vec![
-            account.user_id.as_str().into(),
-            account.password_hash.as_deref().into(),
-            account.flags.into(),
-            account.appservice_id.as_deref().into(),
-            account.created_ts.into(),
-        ],
-    );
+/// Makes an account. Its name must be free.
+pub async fn insert(
+    tx: &mut WriteTransaction<'_>,
+    account: &StoredAccount,
+) -> Result<(), StorageError> {
+    let sql = "INSERT INTO accounts (user_id, password_hash, flags, appservice_id, created_ts)
+        VALUES ($1, $2, $3, $4, $5)";
+    let StoredAccount { user_id, password_hash, flags, appservice_id, created_ts } = account;
+    let (hash, appservice_id) = (password_hash.as_deref(), appservice_id.as_deref());
+    tx.execute(sql, &params![user_id, hash, *flags, appservice_id, *created_ts]).await.map(drop)
 }
 
 pub async fn find(

@@ -13,40 +13,18 @@ pub struct StoredDevice {
     pub ip: Option<String>,
 }
 
-static UPSERT_DEVICES: Statement = Statement {
-    table: "devices",
-    key: 2,
-    sql: "INSERT INTO devices (user_id, device_id, display_name, created_ts)
-        SELECT value->>0, value->>1, value->>2, CAST(value->>3 AS BIGINT)
-        FROM json_each($1) WHERE true
-        ON CONFLICT (user_id, device_id) DO NOTHING",
-};
-
 static UPSERT_VISITS: Statement = Statement {
     table: "device_visits",
     key: 2,
     sql:
         "INSERT INTO device_visits (user_id, device_id, seen_ts, ip)
         SELECT value->>0, value->>1, CAST(value->>2 AS BIGINT), value->>3
-        FROM json_each($1) WHERE true
+        FROM json_each($1) WHERE EXISTS (SELECT 1 FROM devices
+            WHERE devices.user_id = value->>0 AND devices.device_id = value->>1)
         ON CONFLICT (user_id, device_id) DO UPDATE SET seen_ts = excluded.seen_ts, ip = excluded.ip",
 };
 
-/// Adds a device to a batch; one that exists keeps its name.
-pub fn push_device(
-    tx: &mut WriteTx,
-    user_id: &str,
-    device_id: &str,
-    display_name: Option<&str>,
-    created_ts: u64,
-) {
-    tx.push(
-        &UPSERT_DEVICES,
-        vec![user_id.into(), device_id.into(), display_name.into(), created_ts.into()],
-    );
-}
-
-/// Adds a visit to a batch.
+/// Adds a visit to a batch; without effect for a device that is gone.
 pub fn push_visit(
     tx: &mut WriteTx,
     user_id: &str,

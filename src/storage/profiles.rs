@@ -1,20 +1,7 @@
 //! Profile fields of this server's users, each a JSON value.
 
-use super::{Database, Statement, StorageError, WriteTransaction, WriteTx};
+use super::{Database, StorageError, WriteTransaction};
 use crate::params;
-
-static UPSERT_FIELDS: Statement = Statement {
-    table: "profiles",
-    key: 2,
-    sql: "INSERT INTO profiles (user_id, field, value)
-        SELECT value->>0, value->>1, value->>2 FROM json_each($1) WHERE true
-        ON CONFLICT (user_id, field) DO UPDATE SET value = excluded.value",
-};
-
-/// Adds a field to a batch; `json` is its value.
-pub fn push_field(tx: &mut WriteTx, user_id: &str, field: &str, json: &str) {
-    tx.push(&UPSERT_FIELDS, vec![user_id.into(), field.into(), json.into()]);
-}
 
 /// All fields with their values in JSON (their size together is limited when they are set).
 pub async fn list(

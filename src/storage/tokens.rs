@@ -1,6 +1,6 @@
 //! Access tokens and the refresh tokens beside them, by hash; short-lived tokens for one use.
 
-use super::{Cell, Database, Statement, StorageError, WriteTransaction, WriteTx};
+use super::{Database, Statement, StorageError, WriteTransaction, WriteTx};
 use crate::params;
 
 /// A SHA-256 hash of a token.
@@ -38,33 +38,6 @@ pub struct StoredRefresh {
     pub device_id: String,
     pub refresh_expires_ts: Option<i64>,
     pub account_flags: i64,
-}
-
-static INSERT_TOKENS: Statement = Statement {
-    table: "tokens",
-    key: 1,
-    sql: "INSERT INTO tokens (access_hash, refresh_hash, parent_hash, user_id, device_id,
-        access_expires_ts, refresh_expires_ts)
-        SELECT unhex(value->>0), unhex(value->>1), unhex(value->>2), value->>3, value->>4,
-            CAST(value->>5 AS BIGINT), CAST(value->>6 AS BIGINT)
-        FROM json_each($1) WHERE true",
-};
-
-/// Adds a token to a batch.
-pub fn push_token(tx: &mut WriteTx, token: &NewToken<'_>) {
-    let bytes = |hash: &Option<TokenHash>| hash.as_ref().map_or(Cell::Null, |h| h[..].into());
-    tx.push(
-        &INSERT_TOKENS,
-        vec![
-            token.access_hash[..].into(),
-            bytes(&token.refresh_hash),
-            bytes(&token.parent_hash),
-            token.user_id.into(),
-            token.device_id.into(),
-            token.access_expires_ts.into(),
-            token.refresh_expires_ts.into(),
-        ],
-    );
 }
 
 pub async fn insert(

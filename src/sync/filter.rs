@@ -1,9 +1,22 @@
 //! The filter of a whole sync (client-server API, "Filtering", schema `Filter`).
 
-use ruma::{OwnedRoomId, RoomId};
+use std::sync::Arc;
+
+use quick_cache::sync::Cache;
+use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId};
 use serde::{Deserialize, Serialize};
 
-use crate::rooms::{EventFilter, RoomEventFilter, takes_room};
+use super::Sync;
+use crate::{
+    rooms::{EventFilter, RoomEventFilter, takes_room},
+    storage::StorageError,
+};
+
+/// Uploaded filters in memory; a parsed one takes half a KiB, rarely more.
+const FILTERS_MAX: usize = 2_000;
+
+/// Uploaded filters, parsed. A filter never changes under its ID, so none is ever outdated.
+pub(super) struct KnownFilters(Cache<(OwnedUserId, String), Arc<SyncFilter>>);
 
 /// `Filter`. What is absent passes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -38,6 +51,34 @@ pub enum EventFormat {
     #[default]
     Client,
     Federation,
+}
+
+impl Default for KnownFilters {
+    fn default() -> Self {
+        Self(Cache::new(FILTERS_MAX))
+    }
+}
+
+impl Sync {
+    /// The filter that a user uploaded, from memory when warm.
+    pub async fn find_filter(
+        &self,
+        user_id: &UserId,
+        filter_id: &str,
+    ) -> Result<Option<Arc<SyncFilter>>, StorageError> {
+        let key = (user_id.to_owned(), filter_id.to_owned());
+        if let Some(filter) = self.0.filters.0.get(&key) {
+            return Ok(Some(filter));
+        }
+        let Some(stored) = self.0.accounts.find_filter(user_id, filter_id).await? else {
+            return Ok(None);
+        };
+        let filter: SyncFilter = serde_json::from_str(&stored)
+            .map_err(|error| StorageError::Damaged(format!("a filter: {error}")))?;
+        let filter = Arc::new(filter);
+        self.0.filters.0.insert(key, filter.clone());
+        Ok(Some(filter))
+    }
 }
 
 impl RoomFilter {

@@ -16,6 +16,7 @@ mod wait;
 
 use std::{sync::Arc, time::Duration};
 
+use filter::KnownFilters;
 pub use filter::SyncFilter;
 use lazy_members::SentMembers;
 use ruma::OwnedUserId;
@@ -58,6 +59,7 @@ struct Parts {
     ephemeral: Ephemeral,
     counts: Counts,
     sent_members: SentMembers,
+    filters: KnownFilters,
     settings: SyncSettings,
 }
 
@@ -70,7 +72,16 @@ impl Sync {
     ) -> Self {
         let counts = Counts;
         let sent_members = SentMembers::new(settings.memory_bytes);
-        Self(Arc::new(Parts { rooms, accounts, ephemeral, counts, sent_members, settings }))
+        let filters = KnownFilters::default();
+        Self(Arc::new(Parts {
+            rooms,
+            accounts,
+            ephemeral,
+            counts,
+            sent_members,
+            filters,
+            settings,
+        }))
     }
 }
 

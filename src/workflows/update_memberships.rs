@@ -29,12 +29,6 @@ pub struct UpdateMemberships {
     pub rooms: Rooms,
 }
 
-/// The content of a join with a user's name and picture, for rooms and whoever makes them.
-pub fn member_content(profile: &Profile) -> Map<String, Value> {
-    let field = |name: &str| Some((name.to_owned(), profile.0.get(name)?.clone()));
-    MEMBER_FIELDS.iter().filter_map(|name| field(name)).collect()
-}
-
 impl Job for UpdateMemberships {
     fn kind(&self) -> &'static str {
         UPDATE_MEMBERSHIPS_JOB
@@ -68,7 +62,8 @@ impl UpdateMemberships {
         }
         // Why somebody joined once is no reason for this event.
         content.remove("reason");
-        content.extend(member_content(profile));
+        let fields = MEMBER_FIELDS.iter().zip(after);
+        content.extend(fields.filter_map(|(name, value)| Some((name.to_string(), value?))));
         let change = MemberChange {
             sender: user_id.to_owned(),
             target: user_id.to_owned(),

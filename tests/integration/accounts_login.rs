@@ -182,6 +182,37 @@ both_databases! {
         guest.put(&format!("{profile}/avatar_url"), &url).await.error(403, "M_GUEST_ACCESS_FORBIDDEN");
     }
 
+    async fn guest_becomes_a_user_and_keeps_the_name(backend: Backend) {
+        let server = Server::start(backend).await;
+        let mut guest = server.client();
+        guest.take_login(&guest.post(&format!("{REGISTER}?kind=guest"), &json!({})).await.ok());
+        let name = guest.user_id[1..].split(':').next().unwrap().to_owned();
+        let mut body = with_dummy(json!({
+            "username": "other", "password": "12345678", "guest_access_token": guest.access_token,
+        }));
+        guest.post(REGISTER, &body).await.error(403, "M_FORBIDDEN");
+        body["username"] = json!(name);
+        let user = guest.post(REGISTER, &body).await.ok();
+        assert_eq!(user["user_id"], guest.user_id);
+        guest.take_login(&user);
+        assert_eq!(whoami(&guest).await["is_guest"], false);
+        guest.post(REGISTER, &body).await.error(403, "M_FORBIDDEN");
+        guest.post(LOGIN, &password_login(&name, "12345678")).await.ok();
+    }
+
+    async fn sessions_of_interactive_authentication_end(backend: Backend) {
+        let clock = Clock::scripted(1_700_000_000_000, 7);
+        let server = Server::start_at(backend, clock.clone(), |_| ()).await;
+        let client = server.client();
+        let mut body = json!({ "username": "alice", "password": "12345678" });
+        let session = client.post(REGISTER, &body).await.body["session"].clone();
+        body["auth"] = json!({ "type": "m.login.dummy", "session": session });
+        clock.advance_ms(15 * 60 * 1000);
+        let late = client.post(REGISTER, &body).await.error(401, "M_UNKNOWN");
+        body["auth"]["session"] = late["session"].clone();
+        client.post(REGISTER, &body).await.ok();
+    }
+
     async fn logins_name_the_user_in_every_way(backend: Backend) {
         let server = Server::start(backend).await;
         server.register("alice").await;

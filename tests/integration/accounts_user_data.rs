@@ -177,6 +177,8 @@ both_databases! {
         let stored = format!("{path}/{}", id.as_str().unwrap());
         assert_eq!(alice.get(&stored).await.ok(), filter);
         alice.get(&format!("{path}/none")).await.error(404, "M_NOT_FOUND");
+        sync(&alice, &format!("filter={}", id.as_str().unwrap())).await;
+        alice.get("/_matrix/client/v3/sync?filter=none").await.error(400, "M_INVALID_PARAM");
         for bad in [
             json!({ "event_format": "xml" }),
             json!({ "room": { "timeline": { "limit": "ten" } } }),

@@ -2,6 +2,7 @@
 //! are free, which tokens are valid.
 
 use axum::{extract::State, http::StatusCode};
+use ruma::OwnedUserId;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -42,6 +43,8 @@ struct RegisterRequest {
     password: Option<String>,
     device_id: Option<String>,
     initial_device_display_name: Option<String>,
+    /// The token of a guest who becomes a user (Client-Server API, "Guest Access").
+    guest_access_token: Option<String>,
     #[serde(default)]
     inhibit_login: bool,
     #[serde(default)]
@@ -93,7 +96,8 @@ pub async fn register(
     let flows = app.accounts.list_registration_flows().await?;
     let flows = flows.ok_or_else(|| MatrixError::forbidden("Registration is disabled."))?;
     // These are told before the authentication, so that nobody goes through it for nothing.
-    if let Some(name) = &request.username {
+    let guest = find_guest(&app, &request).await?;
+    if let (Some(name), None) = (&request.username, &guest) {
         app.accounts.check_name_is_free(name).await?;
     }
     if let Some(password) = &request.password {
@@ -111,6 +115,7 @@ pub async fn register(
     let account = NewAccount {
         name: request.username,
         password: request.password,
+        guest,
         registration_token: proof.registration_token,
         device: (!request.inhibit_login).then_some(device),
         ..NewAccount::default()
@@ -213,6 +218,22 @@ async fn register_guest(
         ..NewAccount::default()
     };
     create(app, account).await
+}
+
+/// The guest whom a registration names, who must keep their name.
+async fn find_guest(
+    app: &AppState,
+    request: &RegisterRequest,
+) -> MatrixResult<Option<OwnedUserId>> {
+    let Some(token) = &request.guest_access_token else { return Ok(None) };
+    let session = app.accounts.sessions.authenticate(token, None, app.clock.now_ms()).await?;
+    let Some(name) = &request.username else {
+        return Err(MatrixError::missing_param("`username` must be the guest's name."));
+    };
+    match session.is_guest && session.user_id.localpart() == name {
+        true => Ok(Some(session.user_id.clone())),
+        false => Err(MatrixError::forbidden("This is not the token of this guest.")),
+    }
 }
 
 async fn create(app: &AppState, account: NewAccount) -> MatrixResult<Json<SessionAnswer>> {

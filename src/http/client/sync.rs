@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::extract::State;
+use ruma::UserId;
 use serde::Deserialize;
 
 use crate::{
@@ -11,7 +12,7 @@ use crate::{
         auth::UserOrGuestSession,
         error::{MatrixError, MatrixResult},
         json::{Query, RawJson, parse_json},
-        state::AppState,
+        state::{App, AppState},
     },
     sync::{SyncFilter, SyncRequest},
 };
@@ -44,7 +45,7 @@ pub async fn get_sync(
         user_id: session.user_id.clone(),
         device_id: session.device_id.to_string(),
         since,
-        filter: find_filter(query.filter.as_deref())?,
+        filter: find_filter(&app, &session.user_id, query.filter.as_deref()).await?,
         full_state: query.full_state,
         use_state_after: query.use_state_after,
         timeout: Duration::from_millis(query.timeout),
@@ -60,10 +61,17 @@ pub async fn get_sync(
 }
 
 /// The filter that the query names: inline JSON, or the ID of an uploaded one.
-fn find_filter(filter: Option<&str>) -> MatrixResult<Arc<SyncFilter>> {
+async fn find_filter(
+    app: &App,
+    user_id: &UserId,
+    filter: Option<&str>,
+) -> MatrixResult<Arc<SyncFilter>> {
     match filter {
         None | Some("") => Ok(Arc::default()),
         Some(inline) if inline.starts_with('{') => parse_json(inline.as_bytes()).map(Arc::new),
-        Some(_) => Err(MatrixError::invalid_param("There is no such filter.")),
+        Some(id) => {
+            let stored = app.sync.find_filter(user_id, id).await?;
+            stored.ok_or_else(|| MatrixError::invalid_param("There is no such filter."))
+        }
     }
 }
