@@ -149,7 +149,7 @@ pub fn authorise(
 }
 
 /// The chains of `ids`, with themselves.
-fn auth_chain<'a>(
+pub fn auth_chain<'a>(
     ids: impl Iterator<Item = &'a OwnedEventId>,
     events: &Events,
 ) -> EventIdSet<OwnedEventId> {

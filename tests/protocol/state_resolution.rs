@@ -3,8 +3,10 @@
 use hearth::protocol::{
     room_version::RoomVersion,
     state_key::StateKey,
-    state_resolution::{StateMap, resolve_states},
+    state_resolution::{StateMap, auth_difference, auth_difference_beyond, resolve_states, split},
 };
+
+use ruma::{EventId, OwnedEventId};
 
 use crate::{
     graph::{Dice, Graph},
@@ -135,5 +137,30 @@ fn states_out_of_thin_air_are_resolved_as_ruma_does() {
             let theirs = oracle::resolve(version, &states, &graph.events);
             assert_eq!(ours, theirs, "version {version} seed {seed} round {round}");
         }
+    });
+}
+
+#[test]
+fn auth_difference_beyond_what_is_shared_is_the_whole_one() {
+    each_room(&RoomVersion::ALL[1..], |version, seed, mut graph, mut dice| {
+        for _ in 0..STEPS {
+            graph.step(&mut dice);
+        }
+        let states: Vec<&StateMap> = graph.ends.iter().map(|id| &graph.states[id]).collect();
+        let (unconflicted, _) = split(&states, graph.rules());
+        let shared = oracle::auth_chain(unconflicted.values(), &graph.events);
+        let conflicted: Vec<Vec<OwnedEventId>> = states
+            .iter()
+            .map(|state| {
+                let entries = state.iter().filter(|(key, _)| !unconflicted.contains_key(*key));
+                entries.map(|(_, id)| id.clone()).collect()
+            })
+            .collect();
+        let is_shared = |id: &EventId| shared.contains(id);
+        let mut beyond = auth_difference_beyond(&conflicted, &is_shared, &graph.events).unwrap();
+        let mut whole = auth_difference(&states, &graph.events).unwrap();
+        beyond.sort();
+        whole.sort();
+        assert_eq!(beyond, whole, "version {version} seed {seed}");
     });
 }

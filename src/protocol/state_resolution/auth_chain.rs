@@ -19,12 +19,26 @@ pub fn auth_difference(
     states: &[&StateMap],
     source: &dyn EventSource,
 ) -> Result<Vec<OwnedEventId>, Needs> {
-    let words = states.len().div_ceil(64).max(1);
+    let chains: Vec<Vec<OwnedEventId>> =
+        states.iter().map(|state| state.values().cloned().collect()).collect();
+    auth_difference_beyond(&chains, &|_| false, source)
+}
+
+/// As [`auth_difference`], for a caller that can tell which events the states share, so that the cost is
+/// that of the difference: `conflicted` are the events that each state has of the conflicted state set, and
+/// `is_shared` says whether an event is unconflicted, or in the chain of one that is.
+pub fn auth_difference_beyond(
+    conflicted: &[Vec<OwnedEventId>],
+    is_shared: &dyn Fn(&EventId) -> bool,
+    source: &dyn EventSource,
+) -> Result<Vec<OwnedEventId>, Needs> {
+    let words = conflicted.len().div_ceil(64).max(1);
     let mut graph = Graph::new(source);
+    // For each event, one bit for every state whose chain it is in.
     let mut marks: Vec<u64> = Vec::new();
     let mut work = Vec::new();
-    for (index, state) in states.iter().enumerate() {
-        for id in state.values() {
+    for (index, ids) in conflicted.iter().enumerate() {
+        for id in ids.iter().filter(|id| !is_shared(id)) {
             let node = graph.node(id);
             marks.resize(graph.ids.len() * words, 0);
             marks[node * words + index / 64] |= 1 << (index % 64);
@@ -32,7 +46,8 @@ pub fn auth_difference(
         }
     }
     while let Some(node) = work.pop() {
-        for parent in graph.parents(node) {
+        // The chain of a shared event is shared too, and need not be walked.
+        for parent in graph.parents(node, is_shared) {
             marks.resize(graph.ids.len() * words, 0);
             let mut grown = false;
             for word in 0..words {
@@ -48,7 +63,7 @@ pub fn auth_difference(
     graph.check_complete()?;
     let in_every_chain = |node: usize| {
         let marked: u32 = marks[node * words..][..words].iter().map(|word| word.count_ones()).sum();
-        marked as usize == states.len()
+        marked as usize == conflicted.len()
     };
     let ids = graph.ids.into_iter().enumerate();
     Ok(ids.filter(|(node, _)| !in_every_chain(*node)).map(|(_, id)| id).collect())
@@ -71,7 +86,7 @@ pub fn conflicted_subgraph(
         if std::mem::replace(&mut visited[node], true) {
             continue;
         }
-        for parent in graph.parents(node) {
+        for parent in graph.parents(node, &|_| false) {
             children.resize(graph.ids.len(), Vec::new());
             children[parent].push(node);
             work.push(parent);
@@ -125,11 +140,13 @@ impl<'a> Graph<'a> {
         self.ids.len() - 1
     }
 
-    fn parents(&mut self, node: usize) -> Vec<usize> {
+    /// The authorisation events of `node`, but those to be left out.
+    fn parents(&mut self, node: usize, is_left_out: &dyn Fn(&EventId) -> bool) -> Vec<usize> {
         let Some(event) = self.events[node].clone() else {
             return Vec::new();
         };
-        event.auth_events().map(|id| self.node(id)).collect()
+        let kept = event.auth_events().filter(|id| !is_left_out(id));
+        kept.map(|id| self.node(id)).collect()
     }
 
     fn check_complete(&mut self) -> Result<(), Needs> {

@@ -23,7 +23,7 @@ use std::{
 
 use ruma::{EventId, OwnedEventId};
 
-pub use self::auth_chain::{auth_difference, conflicted_subgraph};
+pub use self::auth_chain::{auth_difference, auth_difference_beyond, conflicted_subgraph};
 use super::{
     event::Event,
     room_version::{RoomRules, StateResolutionVersion},
