@@ -3,6 +3,7 @@
 
 use axum::{
     Router,
+    middleware::map_response,
     routing::{MethodRouter, get, post, put},
 };
 
@@ -150,11 +151,15 @@ fn route_media(routes: Routes) -> Routes {
         .plain("/_matrix/client/v1/media/config", get(media::get_config))
         .media("/config", get(media::get_config))
         // media/upload.rs
-        .media("/upload", post(media::upload::upload))
+        .media(
+            "/upload",
+            post(media::upload::upload).layer(map_response(media::upload::close_if_refused)),
+        )
         .plain("/_matrix/media/v1/create", post(media::upload::create))
         .plain(
             "/_matrix/media/v3/upload/{server_name}/{media_id}",
-            put(media::upload::upload_reserved),
+            put(media::upload::upload_reserved)
+                .layer(map_response(media::upload::close_if_refused)),
         )
         // media/download.rs
         .plain(

@@ -6,7 +6,7 @@ mod client;
 mod server;
 
 pub use backend::{Backend, run_test};
-pub use client::Client;
+pub use client::{Answer, Client};
 pub use server::Server;
 
 /// Makes of each `async fn name(backend: Backend) { … }` a test on SQLite and one on PostgreSQL.

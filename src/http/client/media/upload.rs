@@ -4,7 +4,8 @@
 use axum::{
     body::Body,
     extract::State,
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::Response,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -79,6 +80,15 @@ pub async fn upload_reserved(
     let body = body.into_data_stream();
     app.media.upload_reserved(&session.user_id, &address, description, body).await?;
     Ok(Json(Empty {}))
+}
+
+/// A refused upload may still be on its way: says that the connection ends, so that the client
+/// does not send its next request on it.
+pub async fn close_if_refused(mut response: Response) -> Response {
+    if !response.status().is_success() {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
 }
 
 /// Whether the user may upload what the head of the request announces.
