@@ -30,8 +30,6 @@ use crate::{
 
 /// The lock file in the data directory.
 const LOCK_FILE: &str = "lock";
-/// The signing key in the data directory, unless the configuration names another file.
-const SIGNING_KEY_FILE: &str = "signing.key";
 /// Random letters in the name of a new signing key, after `a_`.
 const KEY_NAME_LENGTH: usize = 6;
 /// How often SQLite's write-ahead log is moved into the database file.
@@ -196,8 +194,7 @@ fn room_settings(config: &Config) -> RoomSettings {
 /// Reads the signing key, or makes one at the first start. Its file has the format of other
 /// homeservers, so that a server can take its key along.
 fn load_signing_key(config: &Config, clock: &Clock) -> Result<SigningKey, StartError> {
-    let in_data_dir = || config.server.data_dir.join(SIGNING_KEY_FILE);
-    let path = config.server.signing_key_file.clone().unwrap_or_else(in_data_dir);
+    let path = config.signing_key_path();
     match std::fs::read_to_string(&path) {
         Ok(text) => SigningKey::parse_key_file(&text)
             .map_err(|source| StartError::SigningKey { path, source }),

@@ -1,9 +1,6 @@
 //! `[database]`: which database holds everything, and how it is used.
 
-use std::{
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -20,12 +17,6 @@ pub struct DatabaseConfig {
     pub url_file: Option<PathBuf>,
     /// How many connections read at once; one more writes.
     pub connections: u32,
-    /// How long a request waits for a free connection before it fails.
-    #[serde(with = "units::duration")]
-    pub acquire_timeout: Duration,
-    /// How long the writer waits for more writes to commit together, while others are in flight.
-    #[serde(with = "units::duration")]
-    pub commit_linger: Duration,
 }
 
 /// A database, parsed from its configured address.
@@ -39,13 +30,7 @@ pub enum DatabaseLocation {
 
 impl Default for DatabaseConfig {
     fn default() -> Self {
-        Self {
-            url: None,
-            url_file: None,
-            connections: 4,
-            acquire_timeout: Duration::from_secs(10),
-            commit_linger: Duration::from_millis(2),
-        }
+        Self { url: None, url_file: None, connections: 4 }
     }
 }
 
@@ -77,9 +62,6 @@ impl DatabaseConfig {
         if self.connections == 0 {
             problems.add("database.connections", "must be at least 1");
         }
-        if self.commit_linger > COMMIT_LINGER_MAX {
-            problems.add("database.commit_linger", "must be at most 1s: every write waits for it");
-        }
     }
 }
 
@@ -87,9 +69,6 @@ impl DatabaseConfig {
 fn strip_authority(path: &str) -> &str {
     path.strip_prefix("//").unwrap_or(path)
 }
-
-/// A longer wait would be felt in every message that is sent.
-const COMMIT_LINGER_MAX: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {

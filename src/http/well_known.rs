@@ -20,7 +20,9 @@ pub async fn get_client(State(app): State<AppState>) -> MatrixResult<Json<Value>
 
 /// `GET /.well-known/matrix/server`.
 pub async fn get_server(State(app): State<AppState>) -> MatrixResult<Json<Value>> {
-    let server = app.config.well_known.server.as_ref().ok_or_else(not_configured)?;
+    let config = &app.config;
+    let server = config.well_known.server.as_ref().filter(|_| config.federation.enabled);
+    let server = server.ok_or_else(not_configured)?;
     Ok(Json(json!({ "m.server": server })))
 }
 

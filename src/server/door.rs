@@ -97,7 +97,7 @@ impl Door {
             http2,
             patience: Patience::from(config),
             router,
-            apis: listener.apis.clone(),
+            apis: carried_apis(config, listener),
             trusted_proxies: listener.trusted_proxies.clone(),
             body_patience: config.limits.request_body_timeout,
             tls: certificates.map(|certificates| TlsAcceptor::from(certificates.server_config())),
@@ -169,6 +169,11 @@ impl Door {
         let handshake = tokio::time::timeout(self.patience.head, acceptor.accept(wire));
         Ok(Transport::Tls(Box::new(handshake.await??)))
     }
+}
+
+fn carried_apis(config: &Config, listener: &Listener) -> Vec<Api> {
+    let is_on = |api: &Api| config.federation.enabled || *api != Api::Federation;
+    listener.apis.iter().copied().filter(is_on).collect()
 }
 
 /// Accepts connections until the shutdown, no more at once than the scope allows.

@@ -30,6 +30,15 @@ async fn listener_answers_only_for_the_apis_it_carries() {
 }
 
 #[tokio::test]
+async fn no_listener_answers_other_servers_when_federation_is_off() {
+    let server = Running::start(|config| config.federation.enabled = false).await;
+    let status = async |path: &str| reqwest::get(server.url(path)).await.unwrap().status();
+    assert_eq!(status("/_matrix/federation/v1/version").await, StatusCode::NOT_FOUND);
+    assert_eq!(status("/_matrix/client/hello").await, StatusCode::OK);
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn plain_listener_speaks_http1_and_http2() {
     let server = Running::start(|_| ()).await;
     let url = server.url("/_matrix/client/hello");
