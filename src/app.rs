@@ -22,6 +22,7 @@ use crate::{
     media::{Media, OpenMediaError},
     notifier::Notifier,
     protocol::signing::{KEY_BYTES, KeyError, SigningKey},
+    push::Push,
     rooms::{RoomSettings, Rooms},
     storage::{Database, MigrateError, StorageError, Writer, migrate, run_checkpoints},
     sync::{Sync, SyncSettings},
@@ -87,12 +88,7 @@ impl App {
         )
         .await?;
         let ephemeral = Ephemeral::new(&rooms, ephemeral_settings(&config));
-        let told = rooms.clone();
-        accounts.set_change_hook(Arc::new(move |user, position| {
-            told.note_user_activity(user, position);
-        }));
-        let sync =
-            Sync::new(rooms.clone(), accounts.clone(), ephemeral.clone(), sync_settings(&config));
+        let push = start_push(&config, &rooms, &accounts);
         let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
         let media = Media::open(
             &config,
@@ -101,6 +97,13 @@ impl App {
             (tasks.clone(), shutdown.clone()),
         )
         .await?;
+        let sync = Sync::new(
+            rooms.clone(),
+            accounts.clone(),
+            ephemeral.clone(),
+            push.counts().clone(),
+            sync_settings(&config),
+        );
         let app = Arc::new(Self {
             rate_limits: RateLimits::new(config.rate_limits.clone()),
             registration_nonces: RegistrationNonces::new(),
@@ -112,6 +115,7 @@ impl App {
             notifier,
             rooms,
             ephemeral,
+            push,
             sync,
             media,
             shutdown,
@@ -158,6 +162,19 @@ impl App {
             }
         });
     }
+}
+
+/// Has push rules judge every event, and every change of them heard of.
+fn start_push(config: &Config, rooms: &Rooms, accounts: &Accounts) -> Push {
+    let memory_bytes = config.memory.share(CacheShare::Users) / 4;
+    let push = Push::new(rooms.database().clone(), config.server.name.clone(), memory_bytes);
+    rooms.set_acceptance(Arc::new(push.clone()));
+    let (told, judging) = (rooms.clone(), push.clone());
+    accounts.set_change_hook(Arc::new(move |user, position| {
+        told.note_user_activity(user, position);
+        judging.recheck(user);
+    }));
+    push
 }
 
 fn sync_settings(config: &Config) -> SyncSettings {

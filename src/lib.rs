@@ -13,6 +13,7 @@
 //! - [`sync`]: what a client has not seen yet.
 //! - [`rooms`]: decides what happens in rooms; the only writer of timelines.
 //! - [`ephemeral`]: typing, receipts, presence.
+//! - [`push`]: whom an event notifies, unread counts.
 //! - [`notifier`]: wakes waiting syncs.
 //! - [`media`]: uploads, downloads and small versions of pictures.
 //! - [`clock`]: time and randomness as arguments.
@@ -27,6 +28,7 @@ pub mod http;
 pub mod media;
 pub mod notifier;
 pub mod protocol;
+pub mod push;
 pub mod rooms;
 pub mod server;
 pub mod storage;

@@ -54,9 +54,11 @@ CREATE TABLE notify_deviations (
     PRIMARY KEY (user_id, room_nid, ordering)
 );
 CREATE INDEX notify_deviations_by_ordering ON notify_deviations (user_id, ordering);
+CREATE INDEX notify_deviations_by_event ON notify_deviations (room_nid, ordering);
 
--- From where to where nothing notifies a user by default, since their rules say so;
--- `to_ordering` is NULL while it lasts.
+-- From which event (inclusive) to which (exclusive) nothing notifies a user by default, since
+-- their rules say so, with `events.notify_ordinal` before both; `to_ordering` is NULL while it
+-- lasts.
 CREATE TABLE quiet_ranges (
     user_id TEXT COLLATE "C" NOT NULL,
     room_nid BIGINT NOT NULL,
@@ -69,3 +71,8 @@ CREATE TABLE quiet_ranges (
 
 -- Users who have push rules of their own.
 CREATE INDEX account_data_push_rules ON account_data (user_id) WHERE kind = 'm.push_rules';
+
+-- As SQLite has it.
+CREATE FUNCTION hex(value text) RETURNS text
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    AS $$ SELECT encode(convert_to(value, 'UTF8'), 'hex') $$;

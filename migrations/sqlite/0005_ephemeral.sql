@@ -54,9 +54,11 @@ CREATE TABLE notify_deviations (
     PRIMARY KEY (user_id, room_nid, ordering)
 ) WITHOUT ROWID;
 CREATE INDEX notify_deviations_by_ordering ON notify_deviations (user_id, ordering);
+CREATE INDEX notify_deviations_by_event ON notify_deviations (room_nid, ordering);
 
--- From where to where nothing notifies a user by default, since their rules say so;
--- `to_ordering` is NULL while it lasts.
+-- From which event (inclusive) to which (exclusive) nothing notifies a user by default, since
+-- their rules say so, with `events.notify_ordinal` before both; `to_ordering` is NULL while it
+-- lasts.
 CREATE TABLE quiet_ranges (
     user_id TEXT NOT NULL,
     room_nid BIGINT NOT NULL,

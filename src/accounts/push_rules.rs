@@ -79,7 +79,8 @@ impl PushRules {
         global
     }
 
-    fn parse(content: &str, user_id: &UserId) -> Result<Self, StorageError> {
+    /// Reads the content of the account data.
+    pub fn parse(content: &str, user_id: &UserId) -> Result<Self, StorageError> {
         let stored: StoredRules = serde_json::from_str(content)
             .map_err(|error| StorageError::Damaged(format!("push rules: {error}")))?;
         let mut rules = Self { global: stored.global };

@@ -7,13 +7,13 @@ use std::{
 };
 
 use parking_lot::{Mutex, MutexGuard, RwLock};
-use quick_cache::{Weighter, sync::Cache};
+use quick_cache::sync::Cache;
 use ruma::{OwnedEventId, OwnedUserId, UserId};
 use tokio::sync::OnceCell;
 
 use super::push_json_text;
 use crate::{
-    rooms::{Room, Rooms},
+    rooms::{NotedWeight, NotedWeighter, Room, Rooms, Weighed, reweigh},
     storage::{self, RoomNid, StorageError, WriteTx, receipts::ReceiptRow},
 };
 
@@ -53,7 +53,7 @@ pub struct Receipts {
     cache: Arc<RoomCache>,
 }
 
-type RoomCache = Cache<RoomNid, Arc<RoomReceipts>, RoomWeighter>;
+type RoomCache = Cache<RoomNid, Arc<RoomReceipts>, NotedWeighter>;
 
 /// The receipts of one room.
 #[derive(Default)]
@@ -61,6 +61,7 @@ pub struct RoomReceipts {
     known: RwLock<Known>,
     loaded: OnceCell<()>,
     order: Mutex<()>,
+    weight: NotedWeight,
 }
 
 #[derive(Default)]
@@ -87,12 +88,13 @@ struct Receipt {
     position: i64,
 }
 
-#[derive(Clone)]
-struct RoomWeighter;
+impl Weighed for RoomReceipts {
+    fn noted_weight(&self) -> &NotedWeight {
+        &self.weight
+    }
 
-impl Weighter<RoomNid, Arc<RoomReceipts>> for RoomWeighter {
-    fn weight(&self, _: &RoomNid, room: &Arc<RoomReceipts>) -> u64 {
-        let known = room.known.read();
+    fn weigh_bytes(&self) -> u64 {
+        let known = self.known.read();
         ROOM_BYTES + (known.by_key.len() * RECEIPT_BYTES + known.text_bytes) as u64
     }
 }
@@ -116,7 +118,7 @@ impl ReceiptKind {
 impl Receipts {
     pub(super) fn new(rooms: Rooms, memory_bytes: u64) -> Self {
         let estimate = (memory_bytes / 2048).max(64) as usize;
-        let cache = Arc::new(Cache::with_weighter(estimate, memory_bytes, RoomWeighter));
+        let cache = Arc::new(Cache::with_weighter(estimate, memory_bytes, NotedWeighter));
         Self { rooms, cache }
     }
 
@@ -130,7 +132,7 @@ impl Receipts {
         };
         if !receipts.loaded.initialized() {
             receipts.loaded.get_or_try_init(read).await?;
-            self.weigh(room.nid, &receipts);
+            reweigh(&self.cache, &room.nid);
         }
         Ok(receipts)
     }
@@ -155,7 +157,7 @@ impl Receipts {
             let receipts = &made[&nid];
             receipts.admit(rows.remove(&nid).unwrap_or_default());
             let _ = receipts.loaded.set(());
-            self.weigh(nid, receipts);
+            reweigh(&self.cache, &nid);
         }
         Ok(())
     }
@@ -193,6 +195,7 @@ impl Receipts {
                 current.apply(Arc::clone(&receipt));
             }
             receipts.apply(receipt);
+            reweigh(&all, &committed_room.nid);
             if is_public {
                 committed_room.note_activity(position);
             }
@@ -252,13 +255,6 @@ impl Receipts {
         // In the cache before the rows are read, so that no commit in between is missed.
         let made = self.cache.get_or_insert_with(&nid, || Ok::<_, ()>(Arc::default()));
         made.unwrap_or_default()
-    }
-
-    /// Tells the cache how much the room takes now.
-    fn weigh(&self, nid: RoomNid, receipts: &Arc<RoomReceipts>) {
-        if self.cache.peek(&nid).is_some_and(|current| Arc::ptr_eq(&current, receipts)) {
-            self.cache.insert(nid, Arc::clone(receipts));
-        }
     }
 }
 

@@ -10,8 +10,8 @@ use axum::{
 use super::{
     client::{
         account, account_data, admin, capabilities, create_room, devices, filter, login, logout,
-        media, messages, openid, profile, push_rules, register, relations, room_aliases,
-        room_state, rooms_membership, send, sync, third_party, versions,
+        media, messages, openid, presence, profile, push_rules, receipts, register, relations,
+        room_aliases, room_state, rooms_membership, send, sync, third_party, typing, versions,
     },
     error::MatrixError,
     health,
@@ -23,6 +23,7 @@ use super::{
 pub fn build_router(app: AppState) -> Router {
     let routes = route_accounts(Routes::default());
     let routes = route_user_data(routes);
+    let routes = route_ephemeral(routes);
     let routes = route_media(routes);
     let routes = route_membership(routes);
     let routes = route_events(routes);
@@ -92,6 +93,18 @@ fn route_accounts(routes: Routes) -> Routes {
             get(admin::get_locked).put(admin::set_locked),
         )
         .plain("/_synapse/admin/v1/register", get(admin::get_nonce).post(admin::register))
+}
+
+/// What passes: receipts, typing, presence.
+fn route_ephemeral(routes: Routes) -> Routes {
+    routes
+        // receipts.rs
+        .client("/rooms/{roomId}/receipt/{receiptType}/{eventId}", post(receipts::post_receipt))
+        .client("/rooms/{roomId}/read_markers", post(receipts::post_read_markers))
+        // typing.rs
+        .client("/rooms/{roomId}/typing/{userId}", put(typing::put_typing))
+        // presence.rs
+        .client("/presence/{userId}/status", get(presence::get_status).put(presence::put_status))
 }
 
 /// What users store for themselves and show to others.

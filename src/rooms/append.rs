@@ -13,6 +13,7 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 use super::{
+    acceptance::{Acceptance, Accepted},
     event_store::{NewStoredEvent, StoredEvent, event_key},
     registry::{Engine, Rooms},
     room::{Head, PINNED_KINDS, Room},
@@ -43,6 +44,8 @@ use crate::{
 
 /// How often an append fetches what changed under its hands before it gives up.
 const ATTEMPTS_MAX: usize = 16;
+/// A room is weighed again at every such depth.
+const WEIGHED_EVERY: i64 = 32;
 /// Random letters of an event ID in rooms of version 1 and 2.
 const OPAQUE_ID_LENGTH: usize = 18;
 
@@ -120,6 +123,7 @@ struct Known {
     /// Events that the new ones relate to.
     related: Vec<EventNid>,
     transactions: Option<Arc<DeviceTransactions>>,
+    acceptance: Option<Box<dyn Acceptance>>,
 }
 
 /// Something an attempt needs that only the database has.
@@ -148,7 +152,7 @@ impl Rooms {
         extra: Option<ExtraRows<'_>>,
     ) -> Result<Vec<Arc<StoredEvent>>, AppendError> {
         let engine = &self.0;
-        let mut known = self.prepare(requests, room.rules).await?;
+        let mut known = self.prepare(Some(room), requests, room.rules).await?;
         for request in requests {
             if let Some(target) = &request.redacts {
                 let event = self.load_redaction_target(room, target).await?;
@@ -193,7 +197,7 @@ impl Rooms {
         extra: Option<ExtraRows<'_>>,
     ) -> Result<Arc<Room>, AppendError> {
         let engine = &self.0;
-        let mut known = self.prepare(requests, rules).await?;
+        let mut known = self.prepare(None, requests, rules).await?;
         for _ in 0..ATTEMPTS_MAX {
             let permit = engine.writer.reserve().await?;
             let mut attempt = Attempt::new_room(engine, rules, room_id.clone(), &known);
@@ -225,6 +229,7 @@ impl Rooms {
     /// Looks up, without a lock, what the first attempt will need.
     async fn prepare(
         &self,
+        room: Option<&Arc<Room>>,
         requests: &[EventRequest],
         rules: &RoomRules,
     ) -> Result<Known, AppendError> {
@@ -245,6 +250,9 @@ impl Rooms {
                 let device = transactions.of_device(&self.0.database, sent_by).await?;
                 known.transactions = Some(device);
             }
+        }
+        if let Some(hook) = self.0.acceptance.get() {
+            known.acceptance = Some(hook.prepare(self, room, requests).await?);
         }
         Ok(known)
     }
@@ -315,6 +323,7 @@ struct Attempt<'a> {
     events: Vec<Arc<StoredEvent>>,
     positions: Vec<u32>,
     memberships: Vec<(OwnedUserId, Membership, usize)>,
+    joined: Vec<(OwnedUserId, usize)>,
     redacted: Vec<(Arc<StoredEvent>, usize)>,
     summary_changed: bool,
 }
@@ -363,6 +372,7 @@ impl<'a> Attempt<'a> {
             events: Vec::new(),
             positions: Vec::new(),
             memberships: Vec::new(),
+            joined: Vec::new(),
             redacted: Vec::new(),
             summary_changed: false,
         }
@@ -606,6 +616,9 @@ impl<'a> Attempt<'a> {
         let number = membership_number(after);
         storage::memberships::save(&mut self.tx, place, number, stored.nid, position);
         if let Ok(user) = OwnedUserId::try_from(&*key.state_key) {
+            if after == Membership::Join && before != Some(Membership::Join) {
+                self.joined.push((user.clone(), self.events.len()));
+            }
             self.memberships.push((user, after, self.events.len()));
         }
         Ok(())
@@ -673,6 +686,17 @@ impl<'a> Attempt<'a> {
         if let Some(extra) = extra {
             extra(&mut self.tx, self.room_nid);
         }
+        if let Some(acceptance) = &self.known.acceptance {
+            let accepted = Accepted {
+                room,
+                head: &self.head,
+                events: &self.events,
+                positions: &self.positions,
+                joined: &self.joined,
+                redacted: &self.redacted,
+            };
+            acceptance.accept(&accepted, &mut self.tx);
+        }
         let head = Arc::new(self.head.clone());
         let applied = Applied {
             engine: Arc::clone(self.engine),
@@ -730,7 +754,11 @@ impl Applied {
         }
         // The next reader of a state before one of these events finds it in memory.
         self.engine.remember_state(&self.head.state);
+        let is_due = self.head.depth % WEIGHED_EVERY == 0;
         self.room.apply(self.head, &self.events);
+        if is_due {
+            self.engine.reweigh(&self.room);
+        }
         for (user, membership, index) in self.memberships {
             let event = &self.events[index];
             let place = UserRoom {

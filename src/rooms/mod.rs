@@ -1,6 +1,7 @@
 //! Rooms: decides what happens in them; the only writer of timelines. Not for HTTP, nor for
 //! what a client has not seen yet (`sync`).
 
+mod acceptance;
 mod aliases;
 mod append;
 mod bundle;
@@ -12,6 +13,7 @@ mod event_filter;
 mod event_store;
 mod history;
 mod membership;
+mod noted_weight;
 mod readable_state;
 mod reader;
 mod registry;
@@ -28,6 +30,7 @@ mod transactions;
 mod user_rooms;
 mod visibility;
 
+pub use acceptance::{Acceptance, AcceptanceHook, Accepted};
 pub use aliases::{ALIAS_BYTES_MAX, AliasError, ReservedAlias};
 pub use append::{AppendError, EventRequest, ExtraRows};
 pub use client_event::{EventView, write_client_event, write_stripped_event};
@@ -38,6 +41,7 @@ pub use event_filter::{EventFilter, RoomEventFilter, takes_room};
 pub use event_store::{EventStore, RoomFacts, StoredEvent, event_key};
 pub use history::{Direction, PAGE_EVENTS_MAX, Page, PageRequest, Surroundings};
 pub use membership::{MemberChange, MembershipError};
+pub use noted_weight::{NotedWeight, NotedWeighter, Weighed, reweigh};
 pub use readable_state::{Access, Kinds, ReadableState};
 pub use reader::Reader;
 pub use registry::{RoomSettings, Rooms};

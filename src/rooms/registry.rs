@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Weak,
+        Arc, OnceLock, Weak,
         atomic::{AtomicI64, Ordering},
     },
 };
@@ -13,8 +13,10 @@ use quick_cache::{Weighter, sync::Cache};
 use ruma::{OwnedServerName, RoomId};
 
 use super::{
+    acceptance::AcceptanceHook,
     aliases::AliasReservations,
     event_store::{EventStore, RoomFacts, StoredEvent},
+    noted_weight::{NotedWeighter, reweigh},
     room::{Head, PINNED_KINDS, Room},
     state::State,
     state_keys::StateKeys,
@@ -56,6 +58,7 @@ pub(super) struct Engine {
     pub events: EventStore,
     pub users: AllUserRooms,
     pub transactions: Transactions,
+    pub acceptance: OnceLock<Arc<dyn AcceptanceHook>>,
     pub aliases: AliasReservations,
     rooms: Registry,
     states: Cache<StateNid, Arc<State>, StateWeighter>,
@@ -66,18 +69,9 @@ pub(super) struct Engine {
 
 /// Rooms that are in memory: `strong` keeps the recently used, `known` finds every one alive.
 struct Registry {
-    strong: Cache<RoomNid, Arc<Room>, RoomWeighter>,
+    strong: Cache<RoomNid, Arc<Room>, NotedWeighter>,
     known: Mutex<HashMap<RoomNid, Weak<Room>>>,
     nids: Cache<Box<str>, RoomNid>,
-}
-
-#[derive(Clone)]
-struct RoomWeighter;
-
-impl Weighter<RoomNid, Arc<Room>> for RoomWeighter {
-    fn weight(&self, _: &RoomNid, room: &Arc<Room>) -> u64 {
-        room.weight_bytes()
-    }
 }
 
 #[derive(Clone)]
@@ -104,9 +98,10 @@ impl Rooms {
             events: EventStore::new(database.clone(), share(50)),
             users: AllUserRooms::new(share(10)),
             transactions: Transactions::default(),
+            acceptance: OnceLock::new(),
             aliases: AliasReservations::default(),
             rooms: Registry {
-                strong: Cache::with_weighter(1024, share(20), RoomWeighter),
+                strong: Cache::with_weighter(1024, share(20), NotedWeighter),
                 known: Mutex::default(),
                 nids: Cache::new(16 * 1024),
             },
@@ -122,6 +117,11 @@ impl Rooms {
             notifier,
             settings,
         })))
+    }
+
+    /// Has `hook` take part in every append from now on. Only the first call counts.
+    pub fn set_acceptance(&self, hook: Arc<dyn AcceptanceHook>) {
+        let _ = self.0.acceptance.set(hook);
     }
 
     /// The room with this ID, if this server knows it.
@@ -208,6 +208,11 @@ impl Engine {
         let room = self.rooms.known.lock().get(&nid).and_then(Weak::upgrade)?;
         self.rooms.strong.insert(nid, Arc::clone(&room));
         Some(room)
+    }
+
+    /// Has the cache learn what a room weighs now.
+    pub fn reweigh(&self, room: &Room) {
+        reweigh(&self.rooms.strong, &room.nid);
     }
 
     /// Makes a new room known, once its first events are committed.

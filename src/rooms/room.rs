@@ -14,6 +14,7 @@ use ruma::OwnedRoomId;
 
 use super::{
     event_store::{RoomFacts, StoredEvent},
+    noted_weight::{NotedWeight, Weighed},
     state::State,
 };
 use crate::{
@@ -53,6 +54,7 @@ pub struct Room {
     /// The latest position of anything that every member's sync carries.
     activity: AtomicI64,
     listeners: Mutex<Vec<Weak<UserWaker>>>,
+    weight: NotedWeight,
 }
 
 /// Where a room stands: the end of its graph and the state there.
@@ -111,6 +113,7 @@ impl Room {
             recent: Mutex::new(Recent { events: VecDeque::new(), complete_above }),
             activity,
             listeners: Mutex::default(),
+            weight: NotedWeight::default(),
         }
     }
 
@@ -230,9 +233,14 @@ impl Room {
             *place = Arc::clone(event);
         }
     }
+}
 
-    /// Roughly what the room takes in memory.
-    pub fn weight_bytes(&self) -> u64 {
+impl Weighed for Room {
+    fn noted_weight(&self) -> &NotedWeight {
+        &self.weight
+    }
+
+    fn weigh_bytes(&self) -> u64 {
         let recent = self.recent.lock();
         let events: usize =
             recent.events.iter().map(|event| event.event.weight_bytes() + 320).sum();

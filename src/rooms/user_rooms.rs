@@ -9,11 +9,16 @@ use std::{
 };
 
 use parking_lot::RwLock;
-use quick_cache::{Weighter, sync::Cache};
+use quick_cache::sync::Cache;
 use ruma::{OwnedUserId, UserId};
 use tokio::sync::OnceCell;
 
-use super::{append::membership_of_number, registry::Rooms, room::Room};
+use super::{
+    append::membership_of_number,
+    noted_weight::{NotedWeight, NotedWeighter, Weighed, reweigh},
+    registry::Rooms,
+    room::Room,
+};
 use crate::{
     notifier::UserWaker,
     protocol::membership::Membership,
@@ -44,23 +49,25 @@ pub struct UserRooms {
     loaded: OnceCell<()>,
     /// The latest position of anything of the user's own (account data, private receipts …).
     activity: AtomicI64,
+    weight: NotedWeight,
 }
 
-#[derive(Clone)]
-pub(super) struct UserRoomsWeighter;
+impl Weighed for UserRooms {
+    fn noted_weight(&self) -> &NotedWeight {
+        &self.weight
+    }
 
-impl Weighter<OwnedUserId, Arc<UserRooms>> for UserRoomsWeighter {
-    fn weight(&self, _: &OwnedUserId, user: &Arc<UserRooms>) -> u64 {
-        USER_BYTES + ENTRY_BYTES * user.rooms.read().len() as u64
+    fn weigh_bytes(&self) -> u64 {
+        USER_BYTES + ENTRY_BYTES * self.rooms.read().len() as u64
     }
 }
 
 /// The users whose rooms are in memory.
-pub(super) struct AllUserRooms(Cache<OwnedUserId, Arc<UserRooms>, UserRoomsWeighter>);
+pub(super) struct AllUserRooms(Cache<OwnedUserId, Arc<UserRooms>, NotedWeighter>);
 
 impl AllUserRooms {
     pub fn new(memory_bytes: u64) -> Self {
-        Self(Cache::with_weighter(4096, memory_bytes, UserRoomsWeighter))
+        Self(Cache::with_weighter(4096, memory_bytes, NotedWeighter))
     }
 
     /// Notes a committed membership.
@@ -68,6 +75,13 @@ impl AllUserRooms {
         if let Some(rooms) = self.0.get(user) {
             rooms.apply(place);
         }
+    }
+}
+
+impl UserRoom {
+    /// Whether the user is a member now.
+    pub fn is_joined(&self) -> bool {
+        self.membership == Membership::Join
     }
 }
 
@@ -154,6 +168,7 @@ impl Rooms {
                     rooms: RwLock::default(),
                     loaded: OnceCell::new(),
                     activity: AtomicI64::new(engine.writer.position()),
+                    weight: NotedWeight::default(),
                 };
                 // In the cache before the rows are read, so that no commit in between is missed.
                 let made = async { Ok::<_, StorageError>(Arc::new(made)) };
@@ -168,7 +183,10 @@ impl Rooms {
             }
             Ok::<_, StorageError>(())
         };
-        rooms.loaded.get_or_try_init(read).await?;
+        if !rooms.loaded.initialized() {
+            rooms.loaded.get_or_try_init(read).await?;
+            reweigh(&engine.users.0, user);
+        }
         Ok(rooms)
     }
 

@@ -65,6 +65,11 @@ impl WriteTx {
         self.positions - 1
     }
 
+    /// How many positions the job takes so far.
+    pub fn positions(&self) -> u32 {
+        self.positions
+    }
+
     /// Has `hook` run right after the commit, in the order of commits, before the new
     /// positions are published. It must not block.
     pub fn after_commit(&mut self, hook: impl FnOnce(Committed) + Send + 'static) {

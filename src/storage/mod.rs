@@ -4,6 +4,7 @@
 pub mod account_data;
 pub mod accounts;
 mod batch;
+pub mod counts;
 mod database;
 pub mod devices;
 mod dialect;

@@ -4,9 +4,10 @@
 use std::{collections::HashMap, sync::Arc};
 
 use parking_lot::Mutex;
-use quick_cache::{Weighter, sync::Cache};
+use quick_cache::sync::Cache;
 use ruma::OwnedUserId;
 
+use crate::rooms::{NotedWeight, NotedWeighter, Weighed, reweigh};
 use crate::storage::{EventNid, RoomNid, StateKeyNid};
 
 /// What a remembered membership takes, bytes.
@@ -16,23 +17,29 @@ const ROOM_BYTES: u64 = 256;
 const MEMBERS_MAX: usize = 4096;
 
 type Key = (OwnedUserId, String, RoomNid);
-type Members = Arc<Mutex<HashMap<StateKeyNid, EventNid>>>;
 
-#[derive(Clone)]
-struct MembersWeighter;
+#[derive(Default)]
+struct Members {
+    sent: Mutex<HashMap<StateKeyNid, EventNid>>,
+    weight: NotedWeight,
+}
 
-impl Weighter<Key, Members> for MembersWeighter {
-    fn weight(&self, _: &Key, members: &Members) -> u64 {
-        ROOM_BYTES + ENTRY_BYTES * members.lock().len() as u64
+impl Weighed for Members {
+    fn noted_weight(&self) -> &NotedWeight {
+        &self.weight
+    }
+
+    fn weigh_bytes(&self) -> u64 {
+        ROOM_BYTES + ENTRY_BYTES * self.sent.lock().len() as u64
     }
 }
 
 /// What was sent to which device, bounded by weight.
-pub(super) struct SentMembers(Cache<Key, Members, MembersWeighter>);
+pub(super) struct SentMembers(Cache<Key, Arc<Members>, NotedWeighter>);
 
 impl SentMembers {
     pub fn new(memory_bytes: u64) -> Self {
-        Self(Cache::with_weighter(1024, memory_bytes.max(1 << 16), MembersWeighter))
+        Self(Cache::with_weighter(1024, memory_bytes.max(1 << 16), NotedWeighter))
     }
 
     /// Those of the memberships that the device has not been sent yet; from now on it has.
@@ -43,7 +50,7 @@ impl SentMembers {
     ) -> Vec<(StateKeyNid, EventNid)> {
         let key = (user.clone(), device.to_owned(), room);
         let sent = self.0.get(&key).unwrap_or_default();
-        let mut known = sent.lock();
+        let mut known = sent.sent.lock();
         if known.len() > MEMBERS_MAX {
             known.clear();
         }
@@ -55,8 +62,10 @@ impl SentMembers {
         let has_grown = known.len() > before;
         drop(known);
         if has_grown {
-            // Again, so that its weight is taken anew.
-            self.0.insert(key, sent);
+            match self.0.peek(&key).is_some() {
+                true => reweigh(&self.0, &key),
+                false => self.0.insert(key, sent),
+            }
         }
         unsent
     }

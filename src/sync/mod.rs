@@ -8,7 +8,6 @@ mod joined;
 mod lazy_members;
 mod left;
 mod room_state;
-mod stubs;
 mod summary;
 mod timeline;
 mod token;
@@ -22,8 +21,9 @@ use lazy_members::SentMembers;
 use ruma::OwnedUserId;
 pub use token::SyncToken;
 
-use crate::{accounts::Accounts, ephemeral::Ephemeral, rooms::Rooms, storage::StorageError};
-use stubs::Counts;
+use crate::{
+    accounts::Accounts, ephemeral::Ephemeral, push::Counts, rooms::Rooms, storage::StorageError,
+};
 
 /// What bounds a sync; from the section `sync` of the configuration.
 #[derive(Clone, Debug)]
@@ -68,9 +68,9 @@ impl Sync {
         rooms: Rooms,
         accounts: Arc<Accounts>,
         ephemeral: Ephemeral,
+        counts: Counts,
         settings: SyncSettings,
     ) -> Self {
-        let counts = Counts;
         let sent_members = SentMembers::new(settings.memory_bytes);
         let filters = KnownFilters::default();
         Self(Arc::new(Parts {

@@ -3,5 +3,6 @@
 
 pub mod jobs;
 pub mod leave_rooms;
+pub mod mark_read;
 pub mod member_content;
 pub mod update_memberships;

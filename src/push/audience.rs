@@ -1,0 +1,229 @@
+//! Which members of a room have push rules of their own: everybody else gets what is default, so
+//! that a message costs nothing per member. One audience per room in memory, read on demand.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use parking_lot::Mutex;
+use quick_cache::sync::Cache;
+use ruma::{OwnedUserId, UserId};
+use serde::Deserialize;
+
+use crate::{
+    accounts::push_rules::PushRules,
+    protocol::{membership::Membership, power_levels::PowerLevels, push_rules::CompiledRules},
+    rooms::{Head, MEMBER, NotedWeight, NotedWeighter, Room, Rooms, Weighed, reweigh},
+    storage::{self, EventNid, RoomNid, StorageError},
+};
+
+const ROOM_BYTES: u64 = 512;
+/// What the compiled rules of one user take, roughly.
+const RULES_BYTES: u64 = 12_000;
+
+/// A member whose rules are not the default ones.
+#[derive(Clone)]
+pub(super) struct Listener {
+    pub user_id: OwnedUserId,
+    pub rules: Arc<CompiledRules>,
+    /// Their name in the room.
+    pub display_name: Option<String>,
+    /// Whether nothing notifies them by default now.
+    pub is_quiet: bool,
+    /// How often that changed while the audience was in memory.
+    pub turns: u8,
+}
+
+/// The listeners of one room.
+#[derive(Default)]
+pub(super) struct Audience {
+    pub listeners: Mutex<Vec<Listener>>,
+    /// Whether members have to be read, all (at first) or those of `unchecked`.
+    is_outdated: AtomicBool,
+    unchecked: Mutex<Unchecked>,
+    reading: tokio::sync::Mutex<()>,
+    weight: NotedWeight,
+    power_levels: Mutex<Option<(Option<EventNid>, Arc<PowerLevels>)>>,
+}
+
+enum Unchecked {
+    All,
+    Users(Vec<OwnedUserId>),
+}
+
+impl Default for Unchecked {
+    fn default() -> Self {
+        Self::Users(Vec::new())
+    }
+}
+
+/// The audiences of the rooms in use.
+pub(super) struct Audiences(Cache<RoomNid, Arc<Audience>, NotedWeighter>);
+
+impl Weighed for Audience {
+    fn noted_weight(&self) -> &NotedWeight {
+        &self.weight
+    }
+
+    fn weigh_bytes(&self) -> u64 {
+        ROOM_BYTES + RULES_BYTES * self.listeners.lock().len() as u64
+    }
+}
+
+impl Audiences {
+    pub fn new(memory_bytes: u64) -> Self {
+        let estimate = (memory_bytes / ROOM_BYTES / 2).max(64) as usize;
+        Self(Cache::with_weighter(estimate, memory_bytes, NotedWeighter))
+    }
+
+    /// The audience of a room, up to date.
+    pub async fn load(
+        &self,
+        rooms: &Rooms,
+        room: &Arc<Room>,
+    ) -> Result<Arc<Audience>, StorageError> {
+        // In the cache before the rows are read, so that no change in between is missed.
+        let made = || self.0.get_or_insert_with(&room.nid, || Ok::<_, ()>(Audience::unread()));
+        let audience = self.0.get(&room.nid);
+        let audience = audience.unwrap_or_else(|| made().unwrap_or_else(|()| Audience::unread()));
+        if audience.is_outdated.load(Ordering::Acquire) {
+            audience.update(rooms, room).await?;
+            reweigh(&self.0, &room.nid);
+        }
+        Ok(audience)
+    }
+
+    /// Reads the room's audience anew at its next event.
+    pub fn forget(&self, room: RoomNid) {
+        self.0.remove(&room);
+    }
+
+    /// Looks at a user's rules again, wherever they are.
+    pub fn recheck(&self, user: &UserId) {
+        self.0.iter().for_each(|(_, audience)| audience.recheck(user));
+    }
+}
+
+impl Audience {
+    fn unread() -> Arc<Self> {
+        let unchecked = Mutex::new(Unchecked::All);
+        Arc::new(Self { is_outdated: true.into(), unchecked, ..Self::default() })
+    }
+
+    /// Looks at a user's rules and name again before the next event.
+    pub fn recheck(&self, user: &UserId) {
+        if let Unchecked::Users(users) = &mut *self.unchecked.lock()
+            && !users.iter().any(|known| known == user)
+        {
+            users.push(user.to_owned());
+        }
+        self.is_outdated.store(true, Ordering::Release);
+    }
+
+    /// The user is no member any more.
+    pub fn remove(&self, user: &UserId) {
+        self.listeners.lock().retain(|listener| listener.user_id != user);
+    }
+
+    /// The power levels of the room where it stands.
+    pub fn power_levels(&self, room: &Room, head: &Head) -> Arc<PowerLevels> {
+        let power = head.find_pinned("m.room.power_levels");
+        let nid = power.map(|event| event.nid);
+        let mut cached = self.power_levels.lock();
+        if let Some((known, levels)) = &*cached
+            && *known == nid
+        {
+            return Arc::clone(levels);
+        }
+        let create = head.find_pinned("m.room.create");
+        let event = |stored: &'_ Arc<crate::rooms::StoredEvent>| Arc::clone(&stored.event);
+        let (create, power) = (create.map(event), power.map(event));
+        let levels = PowerLevels::from_events(create.as_deref(), power.as_deref(), room.rules);
+        let levels = Arc::new(levels);
+        *cached = Some((nid, Arc::clone(&levels)));
+        levels
+    }
+
+    async fn update(&self, rooms: &Rooms, room: &Arc<Room>) -> Result<(), StorageError> {
+        let _alone = self.reading.lock().await;
+        if !self.is_outdated.swap(false, Ordering::AcqRel) {
+            return Ok(());
+        }
+        let unchecked = std::mem::take(&mut *self.unchecked.lock());
+        let result = self.check(rooms, room, &unchecked).await;
+        if result.is_err() {
+            *self.unchecked.lock() = Unchecked::All;
+            self.is_outdated.store(true, Ordering::Release);
+        }
+        result
+    }
+
+    async fn check(
+        &self,
+        rooms: &Rooms,
+        room: &Arc<Room>,
+        unchecked: &Unchecked,
+    ) -> Result<(), StorageError> {
+        let database = rooms.database();
+        let rows = match unchecked {
+            Unchecked::All => storage::counts::list_rules_of_members(database, room.nid).await?,
+            Unchecked::Users(users) => {
+                let users: Vec<_> = users.iter().map(|user| user.as_str()).collect();
+                storage::counts::list_rules_of_users(database, &users).await?
+            }
+        };
+        let user_ids: Vec<&str> = rows.iter().map(|(user, _)| user.as_str()).collect();
+        let quiet = match user_ids.is_empty() {
+            true => Vec::new(),
+            false => storage::counts::list_quiet_in_room(database, &user_ids, room.nid).await?,
+        };
+        let mut found = Vec::new();
+        for (user, content) in &rows {
+            let is_quiet = quiet.iter().any(|row| row.user_id == *user);
+            found.extend(listen(rooms, room, (user, content), is_quiet).await?);
+        }
+        let mut listeners = self.listeners.lock();
+        match unchecked {
+            Unchecked::All => listeners.clear(),
+            Unchecked::Users(users) => listeners.retain(|l| !users.contains(&l.user_id)),
+        }
+        listeners.extend(found);
+        Ok(())
+    }
+}
+
+/// The user as a listener, if they are a member; also when their rules are the default ones
+/// again, while a quiet range has to be ended.
+async fn listen(
+    rooms: &Rooms,
+    room: &Room,
+    (user, content): (&str, &str),
+    is_quiet: bool,
+) -> Result<Option<Listener>, StorageError> {
+    #[derive(Deserialize)]
+    struct Name {
+        displayname: Option<String>,
+    }
+    let Ok(user_id) = OwnedUserId::try_from(user) else {
+        return Ok(None);
+    };
+    let member = rooms.find_state_event(room, MEMBER, user).await?;
+    let membership = Membership::of_state(member.as_ref().map(|event| &*event.event));
+    if membership != Membership::Join {
+        return Ok(None);
+    }
+    let rules = compile(content, &user_id)?;
+    if rules.is_default() && !is_quiet {
+        return Ok(None);
+    }
+    let name = member.and_then(|event| event.event.content_as::<Name>().ok());
+    let display_name = name.and_then(|name| name.displayname);
+    Ok(Some(Listener { user_id, rules: Arc::new(rules), display_name, is_quiet, turns: 0 }))
+}
+
+/// Compiles the content of `m.push_rules`.
+pub(super) fn compile(content: &str, user: &UserId) -> Result<CompiledRules, StorageError> {
+    let rules = PushRules::parse(content, user)?;
+    Ok(CompiledRules::compile(&rules.global, user))
+}

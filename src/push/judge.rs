@@ -1,0 +1,392 @@
+//! Judges events at their acceptance (client-server API, "Push Rules" and "Receiving
+//! notifications"): what they do by default, and for whom they do something else. Its rows share
+//! the commit of the events.
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use ruma::{OwnedEventId, OwnedUserId, UserId, push::Action};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{
+    PushParts,
+    audience::{Audience, Listener, compile},
+    counts::Changes,
+    tally::{Deviation, Exception, MAIN},
+    threads::{find_thread_of_request, list_mentions},
+};
+use crate::{
+    protocol::{
+        membership::Membership,
+        push_rules::{CompiledRules, Outcome, PushEvent},
+    },
+    rooms::{Acceptance, AcceptanceHook, Accepted, EventRequest, MEMBER, Room, Rooms, StoredEvent},
+    storage::{
+        self, Cell, StorageError, WriteTx,
+        counts::{DeviationRow, ExceptionRow},
+    },
+};
+
+/// A listener turns quiet or back this often; after that each event gets a row.
+const TURNS_MAX: u8 = 16;
+
+/// What judging the requests of one append needs.
+struct Judge {
+    parts: Arc<PushParts>,
+    audience: Arc<Audience>,
+    subjects: Vec<Subject>,
+}
+
+/// What is known of one request beforehand.
+#[derive(Default)]
+struct Subject {
+    thread: Option<OwnedEventId>,
+    /// Whom the event names, with their rules.
+    named: Vec<(OwnedUserId, CompiledRules)>,
+}
+
+/// What an event does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Effect {
+    notifies: bool,
+    highlights: bool,
+}
+
+impl AcceptanceHook for super::Push {
+    fn prepare<'a>(
+        &'a self,
+        rooms: &'a Rooms,
+        room: Option<&'a Arc<Room>>,
+        requests: &'a [EventRequest],
+    ) -> BoxFuture<'a, Result<Box<dyn Acceptance>, StorageError>> {
+        Box::pin(async move {
+            let parts = Arc::clone(&self.0);
+            let audience = match room {
+                Some(room) => parts.audiences.load(rooms, room).await?,
+                None => Arc::default(),
+            };
+            let mut subjects = Vec::with_capacity(requests.len());
+            for request in requests {
+                subjects.push(parts.study(rooms, room, request, &audience).await?);
+            }
+            Ok(Box::new(Judge { parts, audience, subjects }) as Box<dyn Acceptance>)
+        })
+    }
+}
+
+impl PushParts {
+    async fn study(
+        &self,
+        rooms: &Rooms,
+        room: Option<&Arc<Room>>,
+        request: &EventRequest,
+        audience: &Audience,
+    ) -> Result<Subject, StorageError> {
+        let mut subject = Subject::default();
+        let mut named: Vec<OwnedUserId> = Vec::new();
+        if let (MEMBER, Some(user)) = (request.kind.as_str(), &request.state_key) {
+            let is_invite = request.content["membership"] == "invite";
+            named.extend(self.find_local(user).filter(|_| is_invite));
+        }
+        if let Some(room) = room {
+            subject.thread = find_thread_of_request(rooms, room, request).await?;
+            for user in list_mentions(&request.content).filter_map(|user| self.find_local(user)) {
+                let is_listener =
+                    audience.listeners.lock().iter().any(|listener| listener.user_id == user);
+                if !is_listener
+                    && !named.contains(&user)
+                    && rooms.membership_of(room, &user).await? == Membership::Join
+                {
+                    named.push(user);
+                }
+            }
+        }
+        named.retain(|user| *user != request.sender);
+        if named.is_empty() {
+            return Ok(subject);
+        }
+        let user_ids: Vec<&str> = named.iter().map(|user| user.as_str()).collect();
+        let own = storage::counts::list_rules_of_users(rooms.database(), &user_ids).await?;
+        for user in named {
+            let content = own.iter().find(|(known, _)| *known == *user);
+            let rules = match content {
+                Some((_, content)) => compile(content, &user)?,
+                None => CompiledRules::compile(&ruma::push::Ruleset::server_default(&user), &user),
+            };
+            subject.named.push((user, rules));
+        }
+        Ok(subject)
+    }
+
+    fn find_local(&self, user: &str) -> Option<OwnedUserId> {
+        let user = <&UserId>::try_from(user).ok()?;
+        (user.server_name() == self.server_name && !user.as_str().contains('\0'))
+            .then(|| user.to_owned())
+    }
+
+    fn is_local(&self, user: &UserId) -> bool {
+        user.server_name() == self.server_name
+    }
+}
+
+impl Acceptance for Judge {
+    fn accept(&self, accepted: &Accepted<'_>, tx: &mut WriteTx) {
+        let room = accepted.room.nid;
+        let mut changes = Changes::default();
+        for (index, event) in accepted.events.iter().enumerate() {
+            let Some(subject) = self.subjects.get(index) else {
+                break;
+            };
+            let offset = accepted.positions[index];
+            Case { judge: self, accepted, event, offset, subject }.decide(&mut changes, tx);
+        }
+        for (user, index) in accepted.joined.iter().filter(|(user, _)| self.parts.is_local(user)) {
+            let (event, offset) = (&accepted.events[*index], accepted.positions[*index]);
+            add_mark(&mut changes, tx, event, (user, ""), offset);
+        }
+        for (event, index) in accepted.redacted {
+            self.retract(event, *index, &mut changes, tx);
+        }
+        let (parts, failed) = (Arc::clone(&self.parts), Arc::clone(&self.parts));
+        tx.after_commit(move |committed| parts.counts.apply(room, changes, committed));
+        // Who had turned quiet may not have.
+        tx.after_failure(move || failed.audiences.forget(room));
+    }
+}
+
+impl Judge {
+    /// A redacted event notifies nobody any more.
+    fn retract(&self, event: &StoredEvent, index: usize, changes: &mut Changes, tx: &mut WriteTx) {
+        let (room, ordering) = (event.room_nid, event.ordering());
+        if ordering == 0 {
+            return;
+        }
+        let thread = self.subjects.get(index).and_then(|subject| subject.thread.as_ref());
+        let exception = Exception {
+            ordering,
+            thread: thread.map(|root| root.as_str().into()),
+            counted: event.notifies(),
+            notifies: false,
+            highlights: false,
+        };
+        let row = exception_row(room, &exception);
+        storage::counts::save_exception(tx, &row, Cell::Int(ordering));
+        storage::counts::delete_deviations(tx, room, ordering);
+        changes.redacted.push(exception);
+    }
+}
+
+/// One event before its judge.
+struct Case<'a> {
+    judge: &'a Judge,
+    accepted: &'a Accepted<'a>,
+    event: &'a Arc<StoredEvent>,
+    offset: u32,
+    subject: &'a Subject,
+}
+
+impl Case<'_> {
+    fn decide(&self, changes: &mut Changes, tx: &mut WriteTx) {
+        let parts = &self.judge.parts;
+        let event = &self.event.event;
+        self.follow_membership();
+        let mut listeners = self.judge.audience.listeners.lock();
+        let counted = Effect { notifies: self.event.notifies(), highlights: false };
+        let needs_rules =
+            !listeners.is_empty() || !self.subject.named.is_empty() || names_everybody(event);
+        let default = if needs_rules {
+            let levels = self.judge.audience.power_levels(self.accepted.room, self.accepted.head);
+            let members = self.accepted.head.joined_count.max(0).cast_unsigned();
+            let case = PushEvent::new(event, members, &levels, &parts.defaults);
+            let default = Effect::of(parts.defaults.evaluate(&case, &parts.nobody, None).as_ref());
+            for listener in listeners.iter_mut().filter(|l| l.user_id != event.sender()) {
+                let rules = Arc::clone(&listener.rules);
+                let name = listener.display_name.as_deref();
+                let outcome = rules.evaluate(&case, &listener.user_id, name);
+                self.apply(listener, default, outcome.as_ref(), changes, tx);
+            }
+            for (user, rules) in &self.subject.named {
+                let outcome = rules.evaluate(&case, user, None);
+                let effect = Effect::of(outcome.as_ref());
+                self.deviate(user, (default, effect), outcome.as_ref(), changes, tx);
+            }
+            default
+        } else {
+            counted
+        };
+        drop(listeners);
+        self.note_exception(counted.notifies, default, changes, tx);
+        let is_own = !event.is_state() && event.kind() != "m.room.redaction" || default.notifies;
+        if is_own && parts.is_local(event.sender()) {
+            let thread = self.subject.thread.as_ref().map_or(MAIN, |root| root.as_str());
+            add_mark(changes, tx, self.event, (event.sender(), thread), self.offset);
+        }
+    }
+
+    /// Keeps the audience in step with who is in the room.
+    fn follow_membership(&self) {
+        let event = &self.event.event;
+        if event.kind() != MEMBER {
+            return;
+        }
+        let user = event.state_key().and_then(|user| <&UserId>::try_from(user).ok());
+        let user = user.filter(|user| self.judge.parts.is_local(user));
+        match (Membership::of_event(event), user) {
+            (Some(Membership::Join), Some(user)) => self.judge.audience.recheck(user),
+            (Some(Membership::Leave | Membership::Ban), Some(user)) => {
+                self.judge.audience.remove(user);
+            }
+            _ => {}
+        }
+    }
+
+    fn note_exception(
+        &self,
+        counted: bool,
+        default: Effect,
+        changes: &mut Changes,
+        tx: &mut WriteTx,
+    ) {
+        let in_thread = self.subject.thread.is_some() && (counted || default.notifies);
+        if !in_thread && counted == default.notifies && !default.highlights {
+            return;
+        }
+        let exception = Exception {
+            ordering: 0,
+            thread: self.thread(),
+            counted,
+            notifies: default.notifies,
+            highlights: default.highlights,
+        };
+        let row = exception_row(self.event.room_nid, &exception);
+        storage::counts::save_exception(tx, &row, Cell::Ordering(self.offset));
+        changes.exceptions.push((exception, self.offset));
+    }
+
+    /// Notes what an event does for one listener, if that is not what is expected.
+    fn apply(
+        &self,
+        listener: &mut Listener,
+        default: Effect,
+        outcome: Option<&Outcome<'_>>,
+        changes: &mut Changes,
+        tx: &mut WriteTx,
+    ) {
+        let effect = Effect::of(outcome);
+        let expected = if listener.is_quiet { Effect::default() } else { default };
+        if effect == expected {
+            return;
+        }
+        let turns_quiet = !listener.is_quiet && effect == Effect::default();
+        let turns_back = listener.is_quiet && effect == default;
+        let counts_by_default = default.notifies && self.event.notifies();
+        if (turns_quiet || turns_back) && counts_by_default && listener.turns < TURNS_MAX {
+            listener.is_quiet = turns_quiet;
+            listener.turns += 1;
+            let (user, room) = (listener.user_id.as_str(), self.event.room_nid);
+            // This event belongs to what begins.
+            let before = self.event.notify_ordinal - 1;
+            let place = Cell::Ordering(self.offset);
+            match turns_quiet {
+                true => storage::counts::begin_quiet(tx, user, room, place, before),
+                false => storage::counts::end_quiet(tx, user, room, place, before),
+            }
+            changes.quiet.push((listener.user_id.clone(), turns_quiet, self.offset, before));
+            return;
+        }
+        self.deviate(&listener.user_id, (expected, effect), outcome, changes, tx);
+    }
+
+    fn deviate(
+        &self,
+        user: &UserId,
+        (expected, effect): (Effect, Effect),
+        outcome: Option<&Outcome<'_>>,
+        changes: &mut Changes,
+        tx: &mut WriteTx,
+    ) {
+        if effect == expected {
+            return;
+        }
+        let deviation = Deviation {
+            ordering: 0,
+            thread: self.thread(),
+            notify_delta: i64::from(effect.notifies) - i64::from(expected.notifies),
+            highlight_delta: i64::from(effect.highlights) - i64::from(expected.highlights),
+        };
+        let actions: &[Action] = outcome.map_or(&[], |outcome| outcome.actions);
+        let row = DeviationRow {
+            room: self.event.room_nid,
+            ordering: 0,
+            event: self.event.nid,
+            thread: deviation.thread.as_deref().unwrap_or_default().to_owned(),
+            notifies: effect.notifies,
+            highlights: effect.highlights,
+            notify_delta: deviation.notify_delta,
+            highlight_delta: deviation.highlight_delta,
+            actions: actions_json(actions),
+        };
+        let place = Cell::Ordering(self.offset);
+        storage::counts::insert_deviation(tx, user.as_str(), &row, place);
+        changes.deviations.push((user.to_owned(), deviation, self.offset));
+    }
+
+    fn thread(&self) -> Option<Box<str>> {
+        self.subject.thread.as_ref().map(|root| root.as_str().into())
+    }
+}
+
+impl Effect {
+    fn of(outcome: Option<&Outcome<'_>>) -> Self {
+        let outcome = outcome.filter(|outcome| outcome.notify);
+        let highlights = outcome.is_some_and(|outcome| outcome.highlight);
+        Self { notifies: outcome.is_some(), highlights }
+    }
+}
+
+/// Notes that a user has read up to an event of this append, since they sent it or joined by it.
+fn add_mark(
+    changes: &mut Changes,
+    tx: &mut WriteTx,
+    event: &StoredEvent,
+    (user, thread): (&UserId, &str),
+    offset: u32,
+) {
+    let (ordering, ordinal) = (Cell::Ordering(offset), event.notify_ordinal);
+    storage::counts::save_mark(tx, user.as_str(), (event.room_nid, thread), ordering, ordinal);
+    changes.marks.push((user.to_owned(), thread.to_owned(), offset, ordinal));
+}
+
+/// Whether the default rules may do something for everybody that the event's flag does not say.
+fn names_everybody(event: &crate::protocol::event::Event) -> bool {
+    #[derive(Deserialize)]
+    struct Content {
+        #[serde(rename = "m.mentions")]
+        mentions: Option<Value>,
+    }
+    if event.is_state_of("m.room.tombstone", "") {
+        return true;
+    }
+    event.content_json().contains("m.mentions")
+        && event
+            .content_as::<Content>()
+            .is_ok_and(|content| content.mentions.is_some_and(|m| m["room"] == true))
+}
+
+fn exception_row(room: storage::RoomNid, exception: &Exception) -> ExceptionRow {
+    ExceptionRow {
+        room,
+        ordering: exception.ordering,
+        thread: exception.thread.as_deref().unwrap_or_default().to_owned(),
+        counted: exception.counted,
+        notifies: exception.notifies,
+        highlights: exception.highlights,
+    }
+}
+
+/// Actions as the Client-Server API writes them.
+pub(super) fn actions_json(actions: &[Action]) -> String {
+    // A sound or tweak with U+0000 cannot be stored, and no client would know it.
+    serde_json::to_string(actions).map_or_else(|_| "[]".to_owned(), |json| json.replace('\0', ""))
+}

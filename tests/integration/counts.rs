@@ -1,0 +1,217 @@
+//! Unread counts (Client-Server API, "Receiving notifications"): what counts for whom, and what
+//! marks it as read.
+
+use serde_json::{Value, json};
+
+use crate::{
+    both_databases,
+    conversation::{make_room, next_batch, read, receipt, register, reply, say, send, sync},
+    harness::{Client, Server},
+};
+
+/// Notifications and highlights of a room.
+async fn counts(client: &Client, room_id: &str) -> (i64, i64) {
+    let answer = sync(client, None).await;
+    let counts = &answer["rooms"]["join"][room_id]["unread_notifications"];
+    read_counts(counts)
+}
+
+fn read_counts(counts: &Value) -> (i64, i64) {
+    let number = |key: &str| counts[key].as_i64().unwrap_or_else(|| panic!("no {key}: {counts}"));
+    (number("notification_count"), number("highlight_count"))
+}
+
+/// Notifications of the main timeline and of one thread.
+async fn thread_counts(client: &Client, room_id: &str, root: &str) -> (i64, i64) {
+    let filter = r#"{"room":{"timeline":{"unread_thread_notifications":true}}}"#;
+    let request = client
+        .request(reqwest::Method::GET, "/_matrix/client/v3/sync?set_presence=offline")
+        .query(&[("filter", filter)]);
+    let answer = client.send(request).await.ok();
+    let room = &answer["rooms"]["join"][room_id];
+    let thread = &room["unread_thread_notifications"][root]["notification_count"];
+    (read_counts(&room["unread_notifications"]).0, thread.as_i64().unwrap_or(0))
+}
+
+async fn rule(client: &Client, path: &str, body: &Value) {
+    client.put(&format!("/_matrix/client/v3/pushrules/global/{path}"), body).await.ok();
+}
+
+fn mention(text: &str, users: &[&Client]) -> Value {
+    let users: Vec<_> = users.iter().map(|user| &user.user_id).collect();
+    json!({ "msgtype": "m.text", "body": text, "m.mentions": { "user_ids": users } })
+}
+
+both_databases! {
+    async fn messages_count_until_they_are_read(backend: Backend) {
+        let server = Server::start(backend).await;
+        let users = register(&server, ["alice", "bob"]).await;
+        let [alice, bob] = users.as_slice() else { panic!() };
+        let room = make_room(&[alice, bob]).await;
+        assert_eq!(counts(bob, &room).await, (0, 0));
+        let mut events = Vec::new();
+        for text in ["one", "two", "three"] {
+            events.push(say(alice, &room, text).await);
+        }
+        assert_eq!(counts(bob, &room).await, (3, 0));
+        assert_eq!(counts(alice, &room).await, (0, 0));
+        let since = next_batch(&sync(bob, None).await);
+        read(bob, &room, &events[1]).await;
+        let answer = sync(bob, Some(&since)).await;
+        let news = &answer["rooms"]["join"][&room]["unread_notifications"];
+        assert_eq!(read_counts(news), (1, 0));
+        // Backwards it does not go.
+        read(bob, &room, &events[0]).await;
+        assert_eq!(counts(bob, &room).await, (1, 0));
+        server.stop().await;
+
+        let server = Server::start(backend).await;
+        let bob = server.reconnect(bob);
+        assert_eq!(counts(&bob, &room).await, (1, 0));
+        receipt(&bob, &room, ("m.read.private", &events[2]), None).await;
+        assert_eq!(counts(&bob, &room).await, (0, 0));
+        server.stop().await;
+    }
+
+    async fn own_messages_read_the_room(backend: Backend) {
+        let server = Server::start(backend).await;
+        let users = register(&server, ["alice", "bob"]).await;
+        let [alice, bob] = users.as_slice() else { panic!() };
+        let room = make_room(&[alice, bob]).await;
+        say(alice, &room, "one").await;
+        say(alice, &room, "two").await;
+        assert_eq!(counts(bob, &room).await, (2, 0));
+        say(bob, &room, "an answer").await;
+        assert_eq!(counts(bob, &room).await, (0, 0));
+        assert_eq!(counts(alice, &room).await, (1, 0));
+        server.stop().await;
+    }
+
+    async fn mentions_highlight_for_those_they_name(backend: Backend) {
+        let server = Server::start(backend).await;
+        let users = register(&server, ["alice", "bob", "carol"]).await;
+        let [alice, bob, carol] = users.as_slice() else { panic!() };
+        let room = make_room(&[alice, bob, carol]).await;
+        send(alice, &room, &mention("you", &[bob])).await;
+        assert_eq!(counts(bob, &room).await, (1, 1));
+        assert_eq!(counts(carol, &room).await, (1, 0));
+        let everybody = json!({ "msgtype": "m.text", "body": "all", "m.mentions": { "room": true } });
+        send(alice, &room, &everybody).await;
+        assert_eq!(counts(bob, &room).await, (2, 2));
+        assert_eq!(counts(carol, &room).await, (2, 1));
+        // Bob has not the power to call everybody.
+        send(bob, &room, &everybody).await;
+        assert_eq!(counts(alice, &room).await, (1, 0));
+        server.stop().await;
+
+        let server = Server::start(backend).await;
+        let carol = server.reconnect(carol);
+        assert_eq!(counts(&carol, &room).await, (3, 1));
+        server.stop().await;
+    }
+
+    async fn muted_rooms_are_quiet_but_for_mentions(backend: Backend) {
+        let server = Server::start(backend).await;
+        let users = register(&server, ["alice", "bob", "carol"]).await;
+        let [alice, bob, carol] = users.as_slice() else { panic!() };
+        let room = make_room(&[alice, bob, carol]).await;
+        say(alice, &room, "before").await;
+        rule(bob, &format!("room/{room}"), &json!({ "actions": [] })).await;
+        for text in ["one", "two", "three"] {
+            say(alice, &room, text).await;
+        }
+        assert_eq!(counts(bob, &room).await, (1, 0));
+        assert_eq!(counts(carol, &room).await, (4, 0));
+        send(alice, &room, &mention("you", &[bob])).await;
+        assert_eq!(counts(bob, &room).await, (2, 1));
+        let path = format!("/_matrix/client/v3/pushrules/global/room/{room}");
+        bob.delete(&path).await.ok();
+        say(alice, &room, "after").await;
+        assert_eq!(counts(bob, &room).await, (3, 1));
+        server.stop().await;
+
+        let server = Server::start(backend).await;
+        let (alice, bob) = (server.reconnect(alice), server.reconnect(bob));
+        assert_eq!(counts(&bob, &room).await, (3, 1));
+        let last = say(&alice, &room, "last").await;
+        assert_eq!(counts(&bob, &room).await, (4, 1));
+        read(&bob, &room, &last).await;
+        assert_eq!(counts(&bob, &room).await, (0, 0));
+        server.stop().await;
+    }
+
+    async fn keywords_highlight_for_those_who_have_them(backend: Backend) {
+        let server = Server::start(backend).await;
+        let users = register(&server, ["alice", "bob", "carol"]).await;
+        let [alice, bob, carol] = users.as_slice() else { panic!() };
+        let room = make_room(&[alice, bob, carol]).await;
+        let actions = json!(["notify", { "set_tweak": "highlight" }]);
+        rule(bob, "content/cake", &json!({ "pattern": "cake", "actions": actions })).await;
+        say(alice, &room, "There is cake!").await;
+        say(alice, &room, "There are pancakes.").await;
+        assert_eq!(counts(bob, &room).await, (2, 1));
+        assert_eq!(counts(carol, &room).await, (2, 0));
+        server.stop().await;
+    }
+
+    async fn threads_are_counted_and_read_apart(backend: Backend) {
+        let server = Server::start(backend).await;
+        let users = register(&server, ["alice", "bob"]).await;
+        let [alice, bob] = users.as_slice() else { panic!() };
+        let room = make_room(&[alice, bob]).await;
+        let root = say(alice, &room, "root").await;
+        let first = reply(alice, &room, &root, "first").await;
+        reply(alice, &room, &root, "second").await;
+        let main = say(alice, &room, "main").await;
+        assert_eq!(thread_counts(bob, &room, &root).await, (2, 2));
+        assert_eq!(counts(bob, &room).await, (4, 0));
+        receipt(bob, &room, ("m.read", &first), Some(&root)).await;
+        assert_eq!(thread_counts(bob, &room, &root).await, (2, 1));
+        receipt(bob, &room, ("m.read", &main), Some("main")).await;
+        assert_eq!(thread_counts(bob, &room, &root).await, (0, 1));
+        assert_eq!(counts(bob, &room).await, (1, 0));
+        server.stop().await;
+
+        let server = Server::start(backend).await;
+        let (alice, bob) = (server.reconnect(alice), server.reconnect(bob));
+        assert_eq!(thread_counts(&bob, &room, &root).await, (0, 1));
+        let last = reply(&alice, &room, &root, "third").await;
+        assert_eq!(thread_counts(&bob, &room, &root).await, (0, 2));
+        read(&bob, &room, &last).await;
+        assert_eq!(thread_counts(&bob, &room, &root).await, (0, 0));
+        server.stop().await;
+    }
+
+    async fn redacted_messages_count_no_more(backend: Backend) {
+        let server = Server::start(backend).await;
+        let users = register(&server, ["alice", "bob"]).await;
+        let [alice, bob] = users.as_slice() else { panic!() };
+        let room = make_room(&[alice, bob]).await;
+        let gone = send(alice, &room, &mention("you", &[bob])).await;
+        say(alice, &room, "stays").await;
+        assert_eq!(counts(bob, &room).await, (2, 1));
+        let path = format!("/_matrix/client/v3/rooms/{room}/redact/{gone}/1");
+        alice.put(&path, &json!({})).await.ok();
+        assert_eq!(counts(bob, &room).await, (1, 0));
+        server.stop().await;
+
+        let server = Server::start(backend).await;
+        let bob = server.reconnect(bob);
+        assert_eq!(counts(&bob, &room).await, (1, 0));
+        server.stop().await;
+    }
+
+    async fn what_came_before_a_join_does_not_count(backend: Backend) {
+        let server = Server::start(backend).await;
+        let users = register(&server, ["alice", "bob"]).await;
+        let [alice, bob] = users.as_slice() else { panic!() };
+        let room = make_room(&[alice]).await;
+        say(alice, &room, "one").await;
+        say(alice, &room, "two").await;
+        bob.post(&format!("/_matrix/client/v3/join/{room}"), &json!({})).await.ok();
+        assert_eq!(counts(bob, &room).await, (0, 0));
+        say(alice, &room, "three").await;
+        assert_eq!(counts(bob, &room).await, (1, 0));
+        server.stop().await;
+    }
+}

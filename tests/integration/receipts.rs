@@ -1,0 +1,141 @@
+//! Receipts and fully-read markers (Client-Server API, "Receipts", "Fully read markers").
+
+use serde_json::{Value, json};
+
+use crate::{
+    both_databases,
+    conversation::{
+        ephemeral, make_room, next_batch, read, receipt, register, reply, say, sync, wait_for,
+    },
+    harness::{Client, Server},
+};
+
+/// The receipts of a kind for an event, as a sync from the beginning has them.
+async fn receipts(client: &Client, room: &str, kind: &str, event: &str) -> Value {
+    let content = ephemeral(&sync(client, None).await, room, "m.receipt").unwrap_or_default();
+    content[event][kind].clone()
+}
+
+both_databases! {
+    async fn public_receipts_reach_everybody_and_private_ones_their_sender(backend: Backend) {
+        let server = Server::start(backend).await;
+        let users = register(&server, ["alice", "bob"]).await;
+        let [alice, bob] = users.as_slice() else { panic!() };
+        let room = make_room(&[alice, bob]).await;
+        let (first, second) = (say(alice, &room, "1").await, say(alice, &room, "2").await);
+        let since = next_batch(&sync(alice, None).await);
+        receipt(bob, &room, ("m.read.private", &second), None).await;
+        read(bob, &room, &first).await;
+        let find = |answer: &Value| ephemeral(answer, &room, "m.receipt");
+        let (content, _) = wait_for(alice, &since, find).await;
+        let seen = &content[&first]["m.read"][&bob.user_id];
+        assert!(seen["ts"].is_i64() && seen.get("thread_id").is_none(), "{content}");
+        assert!(content.get(&second).is_none(), "{content}");
+        assert!(receipts(alice, &room, "m.read.private", &second).await.is_null());
+        let own = receipts(bob, &room, "m.read.private", &second).await;
+        assert!(own[&bob.user_id]["ts"].is_i64(), "{own}");
+        server.stop().await;
+
+        let server = Server::start(backend).await;
+        let (alice, bob) = (server.reconnect(alice), server.reconnect(bob));
+        assert!(receipts(&alice, &room, "m.read", &first).await[&bob.user_id].is_object());
+        assert!(receipts(&alice, &room, "m.read.private", &second).await.is_null());
+        assert!(receipts(&bob, &room, "m.read.private", &second).await.is_object());
+        server.stop().await;
+    }
+
+    async fn receipts_never_move_backwards(backend: Backend) {
+        let server = Server::start(backend).await;
+        let users = register(&server, ["alice", "bob"]).await;
+        let [alice, bob] = users.as_slice() else { panic!() };
+        let room = make_room(&[alice, bob]).await;
+        let (first, second) = (say(alice, &room, "1").await, say(alice, &room, "2").await);
+        read(bob, &room, &second).await;
+        let since = next_batch(&sync(alice, None).await);
+        read(bob, &room, &first).await;
+        let answer = sync(alice, Some(&since)).await;
+        assert_eq!(ephemeral(&answer, &room, "m.receipt"), None);
+        assert!(receipts(alice, &room, "m.read", &second).await.is_object());
+        server.stop().await;
+    }
+
+    async fn each_thread_has_receipts_of_its_own(backend: Backend) {
+        let server = Server::start(backend).await;
+        let users = register(&server, ["alice", "bob"]).await;
+        let [alice, bob] = users.as_slice() else { panic!() };
+        let room = make_room(&[alice, bob]).await;
+        let root = say(alice, &room, "root").await;
+        let answer = reply(alice, &room, &root, "answer").await;
+        receipt(bob, &room, ("m.read", &answer), Some(&root)).await;
+        receipt(bob, &room, ("m.read", &root), Some("main")).await;
+        let threaded = receipts(alice, &room, "m.read", &answer).await;
+        assert_eq!(threaded[&bob.user_id]["thread_id"], root);
+        let main = receipts(alice, &room, "m.read", &root).await;
+        assert_eq!(main[&bob.user_id]["thread_id"], "main");
+        // For one event the unthreaded receipt is shown (MSC4102).
+        read(bob, &room, &answer).await;
+        let both = receipts(alice, &room, "m.read", &answer).await;
+        assert!(both[&bob.user_id].get("thread_id").is_none(), "{both}");
+        server.stop().await;
+    }
+
+    async fn bad_receipts_are_refused(backend: Backend) {
+        let server = Server::start(backend).await;
+        let users = register(&server, ["alice", "bob", "carol"]).await;
+        let [alice, bob, carol] = users.as_slice() else { panic!() };
+        let room = make_room(&[alice, bob]).await;
+        let root = say(alice, &room, "root").await;
+        let answer = reply(alice, &room, &root, "answer").await;
+        let path = |kind: &str, event: &str| {
+            format!("/_matrix/client/v3/rooms/{room}/receipt/{kind}/{event}")
+        };
+        for thread in [json!(""), json!(7), json!(null), json!("thread")] {
+            let body = json!({ "thread_id": thread });
+            bob.post(&path("m.read", &root), &body).await.error(400, "M_INVALID_PARAM");
+        }
+        let cases = [
+            ("m.read", &answer, "main"),
+            ("m.read", &root, answer.as_str()),
+            ("m.fully_read", &root, "main"),
+            ("m.unknown", &root, "main"),
+        ];
+        for (kind, event, thread) in cases {
+            let body = json!({ "thread_id": thread });
+            bob.post(&path(kind, event), &body).await.error(400, "M_INVALID_PARAM");
+        }
+        let body = json!({});
+        bob.post(&path("m.read", "$unknown"), &body).await.error(404, "M_NOT_FOUND");
+        bob.post(&path("m.read", "unknown"), &body).await.error(400, "M_INVALID_PARAM");
+        carol.post(&path("m.read", &root), &body).await.error(403, "M_FORBIDDEN");
+        let nowhere = "/_matrix/client/v3/rooms/!nowhere:x/receipt/m.read/$x";
+        bob.post(nowhere, &body).await.error(403, "M_FORBIDDEN");
+        server.stop().await;
+    }
+
+    async fn read_markers_move_markers_and_receipts_together(backend: Backend) {
+        let server = Server::start(backend).await;
+        let users = register(&server, ["alice", "bob"]).await;
+        let [alice, bob] = users.as_slice() else { panic!() };
+        let room = make_room(&[alice, bob]).await;
+        let (first, second) = (say(alice, &room, "1").await, say(alice, &room, "2").await);
+        let since = next_batch(&sync(bob, None).await);
+        let path = format!("/_matrix/client/v3/rooms/{room}/read_markers");
+        let body = json!({ "m.fully_read": second, "m.read": first, "m.read.private": second });
+        bob.post(&path, &body).await.ok();
+        let answer = sync(bob, Some(&since)).await;
+        let data = &answer["rooms"]["join"][&room]["account_data"]["events"][0];
+        assert_eq!(data["type"], "m.fully_read");
+        assert_eq!(data["content"]["event_id"], second);
+        assert!(receipts(alice, &room, "m.read", &first).await.is_object());
+        // The marker does not move backwards.
+        bob.post(&path, &json!({ "m.fully_read": first })).await.ok();
+        let data = format!(
+            "/_matrix/client/v3/user/{}/rooms/{room}/account_data/m.fully_read",
+            bob.user_id
+        );
+        assert_eq!(bob.get(&data).await.ok()["event_id"], second);
+        bob.post(&path, &json!({ "m.fully_read": "$unknown" })).await.error(404, "M_NOT_FOUND");
+        bob.post(&path, &json!({ "m.fully_read": 7 })).await.error(400, "M_BAD_JSON");
+        server.stop().await;
+    }
+}
