@@ -11,7 +11,8 @@ use super::{
     client::{
         account, account_data, admin, capabilities, create_room, devices, filter, login, logout,
         media, messages, openid, presence, profile, push_rules, receipts, register, relations,
-        room_aliases, room_state, rooms_membership, send, sync, third_party, typing, versions,
+        room_aliases, room_state, rooms_membership, send, sync, third_party, typing,
+        user_directory, versions,
     },
     error::MatrixError,
     health,
@@ -64,6 +65,10 @@ fn route_accounts(routes: Routes) -> Routes {
         .client("/account/password", post(account::change_password))
         .client("/account/deactivate", post(account::deactivate))
         .client("/account/3pid", get(account::list_third_party_ids))
+        .client("/account/3pid/add", post(account::refuse_third_party_id))
+        .client("/account/3pid/bind", post(account::refuse_third_party_id))
+        .client("/account/3pid/delete", post(account::remove_third_party_id))
+        .client("/account/3pid/unbind", post(account::remove_third_party_id))
         .client("/account/3pid/email/requestToken", post(account::refuse_third_party_id))
         .client("/account/3pid/msisdn/requestToken", post(account::refuse_third_party_id))
         .client("/account/password/email/requestToken", post(account::refuse_password_reset))
@@ -151,10 +156,14 @@ fn route_user_data(routes: Routes) -> Routes {
             &format!("{rule}/actions"),
             get(push_rules::get_actions).put(push_rules::set_actions),
         )
+        // user_directory.rs
+        .client("/user_directory/search", post(user_directory::search))
         // third_party.rs
         .client("/thirdparty/protocols", get(third_party::list_protocols))
         .client("/thirdparty/protocol/{protocol}", get(third_party::refuse_protocol))
         .client("/thirdparty/location/{protocol}", get(third_party::refuse_protocol))
+        .client("/thirdparty/location", get(third_party::list_none))
+        .client("/thirdparty/user", get(third_party::list_none))
         .client("/thirdparty/user/{protocol}", get(third_party::refuse_protocol))
 }
 

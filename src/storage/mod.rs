@@ -13,6 +13,7 @@ mod migrate;
 mod nid;
 pub mod profiles;
 pub mod tokens;
+pub mod user_directory;
 mod value;
 mod writer;
 

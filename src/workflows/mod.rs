@@ -5,4 +5,5 @@ pub mod jobs;
 pub mod leave_rooms;
 pub mod mark_read;
 pub mod member_content;
+pub mod search_users;
 pub mod update_memberships;

@@ -309,4 +309,38 @@ both_databases! {
         alice.get(&whois).await.ok();
         alice.get("/_matrix/client/v3/admin/whois/@bob:hearth.test").await.error(403, "M_FORBIDDEN");
     }
+
+    async fn users_find_those_whom_they_may_know(backend: Backend) {
+        let server = Server::start(backend).await;
+        let alice = server.register("alice").await;
+        let bob = server.register("bob").await;
+        let carol = server.register("carol").await;
+        let search = async |client: &Client, term: &str| -> Vec<String> {
+            let body = json!({ "search_term": term });
+            let found = client.post("/_matrix/client/v3/user_directory/search", &body).await.ok();
+            let results = found["results"].as_array().unwrap().clone();
+            results.iter().map(|user| user["user_id"].as_str().unwrap().to_owned()).collect()
+        };
+        let none: [&str; 0] = [];
+        assert_eq!(search(&alice, "bob").await, none);
+        let create = "/_matrix/client/v3/createRoom";
+        let private = json!({ "preset": "private_chat", "invite": [alice.user_id] });
+        let room = bob.post(create, &private).await.ok();
+        let join = format!("/_matrix/client/v3/join/{}", room["room_id"].as_str().unwrap());
+        alice.post(&join, &json!({})).await.ok();
+        bob.put(&profile_path(&bob, "displayname"), &json!({ "displayname": "Robert B." })).await.ok();
+        for term in ["bob", "BO", "@bob:hearth.test", "robert b"] {
+            assert_eq!(search(&alice, term).await, [&*bob.user_id], "{term}");
+        }
+        for term in ["", "%", "_", "hearth", "rob!", "\0"] {
+            let body = json!({ "search_term": term });
+            let answer = alice.post("/_matrix/client/v3/user_directory/search", &body).await;
+            let found = answer.body["results"].as_array().is_some_and(|list| !list.is_empty());
+            assert!(!found, "{term}: {answer:?}");
+        }
+        assert_eq!(search(&carol, "bob").await, none);
+        alice.post(create, &json!({ "preset": "public_chat" })).await.ok();
+        assert_eq!(search(&carol, "alice").await, [&*alice.user_id]);
+        alice.post("/_matrix/client/v3/user_directory/search", &json!({})).await.error(400, "M_BAD_JSON");
+    }
 }

@@ -79,6 +79,11 @@ pub async fn list_third_party_ids(_: UserSession) -> Json<Value> {
     Json(json!({ "threepids": [] }))
 }
 
+/// `POST /account/3pid/delete` and `/unbind`: there is nothing to remove, here or elsewhere.
+pub async fn remove_third_party_id(_: UserSession) -> Json<Value> {
+    Json(json!({ "id_server_unbind_result": "no-support" }))
+}
+
 /// `POST …/requestToken` for an address to be added: this server keeps none.
 pub async fn refuse_third_party_id() -> MatrixError {
     let message = "This server keeps no mail addresses or phone numbers.";

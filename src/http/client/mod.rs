@@ -28,4 +28,5 @@ pub mod sync;
 pub mod third_party;
 pub mod typing;
 pub mod uia;
+pub mod user_directory;
 pub mod versions;
