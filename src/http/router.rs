@@ -11,8 +11,8 @@ use super::{
     client::{
         account, account_data, admin, capabilities, create_room, devices, filter, login, logout,
         media, messages, openid, presence, profile, push_rules, receipts, register, relations,
-        room_aliases, room_state, rooms_membership, send, sync, third_party, typing,
-        user_directory, versions,
+        reports, room_aliases, room_overview, room_state, room_upgrade, rooms_membership, send,
+        sync, third_party, typing, user_directory, versions,
     },
     error::MatrixError,
     health,
@@ -270,6 +270,16 @@ fn route_directory(routes: Routes) -> Routes {
         .client("/directory/list/room/{room_id}", visibility)
         .client("/rooms/{room_id}/aliases", get(room_aliases::get_room_aliases))
         .client("/publicRooms", public_rooms)
+        // room_overview.rs
+        .v1("/room_summary/{room}", get(room_overview::get_summary))
+        .v1("/rooms/{room_id}/hierarchy", get(room_overview::get_hierarchy))
+        .v1("/mutual_rooms", get(room_overview::get_mutual_rooms))
+        // room_upgrade.rs
+        .client("/rooms/{room_id}/upgrade", post(room_upgrade::upgrade))
+        // reports.rs
+        .client("/rooms/{room_id}/report", post(reports::report_room))
+        .client("/rooms/{room_id}/report/{event_id}", post(reports::report_event))
+        .client("/users/{user_id}/report", post(reports::report_user))
 }
 
 /// Collects routes. `client` ones exist under `/r0` too, which older clients and bridges use.

@@ -217,14 +217,18 @@ impl Rooms {
         Ok(false)
     }
 
-    /// Whether the room's rules let the user join or knock right away, or they are invited.
-    pub async fn may_enter(&self, room: &Room, user: &UserId) -> Result<bool> {
+    /// Whether the room's rules let a user (None: somebody unknown) join or knock uninvited.
+    pub async fn may_enter(&self, room: &Room, user: Option<&UserId>) -> Result<bool> {
         let head = room.head();
         let rules = head.find_pinned("m.room.join_rules").map(|stored| &*stored.event);
         let rules = JoinRules::of_state(rules);
-        Ok(rules.join_rule == JoinRule::Public
-            || rules.join_rule.allows_knocking(room.rules)
-            || rules.join_rule.is_restricted(room.rules) && self.is_in_one_of(&rules, user).await?)
+        if rules.join_rule == JoinRule::Public || rules.join_rule.allows_knocking(room.rules) {
+            return Ok(true);
+        }
+        match user.filter(|_| rules.join_rule.is_restricted(room.rules)) {
+            Some(user) => self.is_in_one_of(&rules, user).await,
+            None => Ok(false),
+        }
     }
 
     /// A member of this server with the power to invite: the mighty first, then anybody.

@@ -7,3 +7,4 @@ pub mod mark_read;
 pub mod member_content;
 pub mod search_users;
 pub mod update_memberships;
+pub mod upgrade;
