@@ -10,9 +10,9 @@ use axum::{
 use super::{
     client::{
         account, account_data, admin, capabilities, create_room, devices, filter, login, logout,
-        media, messages, openid, presence, profile, push_rules, receipts, register, relations,
-        reports, room_aliases, room_overview, room_state, room_upgrade, rooms_membership, send,
-        sync, third_party, typing, user_directory, versions,
+        media, messages, notifications, openid, presence, profile, push_rules, receipts, register,
+        relations, reports, room_aliases, room_overview, room_state, room_upgrade,
+        rooms_membership, send, sync, third_party, typing, user_directory, versions,
     },
     error::MatrixError,
     health,
@@ -108,6 +108,8 @@ fn route_ephemeral(routes: Routes) -> Routes {
         .client("/rooms/{roomId}/read_markers", post(receipts::post_read_markers))
         // typing.rs
         .client("/rooms/{roomId}/typing/{userId}", put(typing::put_typing))
+        // notifications.rs
+        .client("/notifications", get(notifications::list_notifications))
         // presence.rs
         .client("/presence/{userId}/status", get(presence::get_status).put(presence::put_status))
 }

@@ -138,6 +138,20 @@ impl Counts {
         user.map_or(0, |user| user.rooms.lock().get(&room.nid).map_or(0, |room| room.changed_at))
     }
 
+    /// Up to where the user has read a thread (None: the main timeline), and whether nothing
+    /// notifies them by default at `ordering`.
+    pub(super) async fn read_and_quiet(
+        &self,
+        user: &UserId,
+        event: &StoredEvent,
+        thread: Option<&str>,
+    ) -> Result<(i64, bool), StorageError> {
+        let mine = self.load_user(user).await?;
+        let rooms = mine.rooms.lock();
+        let counts = rooms.get(&event.room_nid);
+        Ok(counts.map_or((0, false), |c| (c.marks.read(thread), c.is_quiet(event.ordering()))))
+    }
+
     /// Reads the exceptions of many rooms at once, for an initial sync.
     pub async fn preload(&self, rooms: &[RoomNid]) -> Result<(), StorageError> {
         let made: HashMap<RoomNid, Arc<RoomEntry>> =

@@ -4,6 +4,7 @@
 mod audience;
 mod counts;
 mod judge;
+mod notifications;
 mod tally;
 mod threads;
 
@@ -14,6 +15,7 @@ use ruma::{OwnedServerName, OwnedUserId, UserId};
 use self::audience::Audiences;
 pub use self::{
     counts::Counts,
+    notifications::{Notification, NotificationPage},
     tally::{Count, MAIN, UnreadCounts},
     threads::find_thread,
 };

@@ -272,23 +272,6 @@ pub async fn list_unread_deviations(
     Ok(db.fetch_all(sql, &params![user_id, limit]).await?.into_iter().map(deviation).collect())
 }
 
-/// A user's deviations with `ordering < before` that notify, newest first.
-pub async fn list_deviations(
-    db: &Database,
-    user_id: &str,
-    before: i64,
-    only_highlights: bool,
-    limit: usize,
-) -> Result<Vec<DeviationRow>, StorageError> {
-    let sql = "SELECT room_nid, ordering, event_nid, thread, notifies, highlights, notify_delta,
-                   highlight_delta, actions
-               FROM notify_deviations
-               WHERE user_id = $1 AND ordering < $2 AND notifies = 1 AND highlights >= $3
-               ORDER BY ordering DESC LIMIT $4";
-    let params = params![user_id, before, only_highlights, limit];
-    Ok(db.fetch_all(sql, &params).await?.into_iter().map(deviation).collect())
-}
-
 /// What one user's rules made of these events of a room.
 pub async fn list_deviations_of_room(
     db: &Database,
@@ -302,6 +285,36 @@ pub async fn list_deviations_of_room(
                WHERE user_id = $1 AND room_nid = $2 AND ordering BETWEEN $3 AND $4";
     let params = params![user_id, room, first, last];
     Ok(db.fetch_all(sql, &params).await?.into_iter().map(deviation).collect())
+}
+
+/// Events of a room with `0 < ordering < before` that notify everybody (or highlight for everybody)
+/// by default, newest first: number and place.
+pub async fn list_default_notifying(
+    db: &Database,
+    room: RoomNid,
+    before: i64,
+    only_highlights: bool,
+    limit: usize,
+) -> Result<Vec<(EventNid, i64)>, StorageError> {
+    let sql = match only_highlights {
+        true => {
+            "SELECT e.nid, e.ordering FROM notify_exceptions x
+             JOIN events e ON e.room_nid = x.room_nid AND e.ordering = x.ordering
+             WHERE x.room_nid = $1 AND x.ordering > 0 AND x.ordering < $2 AND x.highlights = 1
+             ORDER BY 2 DESC LIMIT $3"
+        }
+        false => {
+            "SELECT nid, ordering FROM events
+             WHERE room_nid = $1 AND ordering > 0 AND ordering < $2 AND flags & 31 = 16
+             UNION SELECT e.nid, e.ordering FROM notify_exceptions x
+             JOIN events e ON e.room_nid = x.room_nid AND e.ordering = x.ordering
+             WHERE x.room_nid = $1 AND x.ordering > 0 AND x.ordering < $2
+                 AND x.notifies = 1 AND x.counted = 0
+             ORDER BY 2 DESC LIMIT $3"
+        }
+    };
+    let rows: Vec<(i64, i64)> = db.fetch_all(sql, &params![room, before, limit]).await?;
+    Ok(rows.into_iter().map(|(nid, ordering)| (EventNid(nid), ordering)).collect())
 }
 
 type QuietColumns = (String, i64, i64, i64, Option<i64>, Option<i64>);

@@ -19,6 +19,9 @@ impl Answer<'_> {
         let start = out.len();
         let mut sections = JsonList::begin(out, ",\"rooms\":{");
         let places = self.changed_places(rooms, data);
+        if self.since == 0 {
+            self.preload(&places).await?;
+        }
         for name in ["join", "invite", "knock", "leave"] {
             let before = out.len();
             sections.next(out);
@@ -47,6 +50,14 @@ impl Answer<'_> {
             false => out.push('}'),
         }
         Ok(())
+    }
+
+    /// Reads at once what an initial sync would read room by room.
+    async fn preload(&self, places: &[UserRoom]) -> Result<()> {
+        let joined = places.iter().filter(|place| place.is_joined());
+        let nids: Vec<_> = joined.map(|place| place.room.nid).collect();
+        self.parts.ephemeral.receipts.preload(&nids).await?;
+        self.parts.counts.preload(&nids).await
     }
 
     /// The rooms in which anything may have happened, by room ID.

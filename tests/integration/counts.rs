@@ -214,4 +214,41 @@ both_databases! {
         assert_eq!(counts(bob, &room).await, (1, 0));
         server.stop().await;
     }
+
+    async fn notifications_are_listed_page_by_page(backend: Backend) {
+        let server = Server::start(backend).await;
+        let users = register(&server, ["alice", "bob"]).await;
+        let [alice, bob] = users.as_slice() else { panic!() };
+        let one = make_room(&[alice, bob]).await;
+        let two = make_room(&[alice, bob]).await;
+        let first = say(alice, &one, "first").await;
+        say(bob, &one, "one's own").await;
+        let second = send(alice, &two, &mention("you", &[bob])).await;
+        let everybody = json!({ "msgtype": "m.text", "body": "all", "m.mentions": { "room": true } });
+        let third = send(alice, &one, &everybody).await;
+        read(bob, &two, &second).await;
+
+        let path = "/_matrix/client/v3/notifications";
+        let list = async |query: &str| {
+            let answer = bob.get(&format!("{path}{query}")).await.ok();
+            let items = answer["notifications"].as_array().unwrap().clone();
+            let shown: Vec<_> = items
+                .iter()
+                .map(|item| (item["event"]["event_id"].clone(), item["read"].clone()))
+                .collect();
+            (shown, items, answer["next_token"].clone())
+        };
+        let of = |event: &str, is_read: bool| (json!(event), json!(is_read));
+        let (page, items, next) = list("?limit=2").await;
+        assert_eq!(page, [of(&third, false), of(&second, true)]);
+        assert_eq!(items[0]["room_id"], one);
+        assert_eq!(items[0]["actions"], json!(["notify", { "set_tweak": "highlight" }]));
+        assert!(items[0]["ts"].is_i64() && items[0]["event"].get("room_id").is_none());
+        let (page, _, next) = list(&format!("?limit=2&from={}", next.as_str().unwrap())).await;
+        assert_eq!((page, next), (vec![of(&first, true)], Value::Null));
+        let (page, ..) = list("?only=highlight").await;
+        assert_eq!(page, [of(&third, false), of(&second, true)]);
+        bob.get(&format!("{path}?from=x")).await.error(400, "M_INVALID_PARAM");
+        server.stop().await;
+    }
 }

@@ -11,6 +11,7 @@ pub mod login;
 pub mod logout;
 pub mod media;
 pub mod messages;
+pub mod notifications;
 pub mod openid;
 pub mod presence;
 pub mod profile;

@@ -53,6 +53,7 @@ pub async fn send_message(
     }
     refuse_suspended_sender(&app, &session, &room, request.redacts.as_ref()).await?;
     let event = app.rooms.send(&room, request).await?;
+    app.ephemeral.presence.note_active(&session.user_id).await;
     Ok(answer(&event))
 }
 
