@@ -26,7 +26,10 @@ use crate::{
     rooms::{RoomSettings, Rooms},
     storage::{Database, MigrateError, StorageError, Writer, migrate, run_checkpoints},
     sync::{Sync, SyncSettings},
-    workflows::{jobs::JobRunner, leave_rooms::LeaveRooms, update_memberships::UpdateMemberships},
+    workflows::{
+        jobs::JobRunner, leave_rooms::LeaveRooms, remove_guests::RemoveGuests,
+        update_memberships::UpdateMemberships,
+    },
 };
 
 /// The lock file in the data directory.
@@ -146,13 +149,16 @@ impl App {
             bell: job_bell,
             jobs: vec![
                 Arc::new(UpdateMemberships { accounts, rooms: rooms.clone() }),
-                Arc::new(LeaveRooms { rooms }),
+                Arc::new(LeaveRooms { rooms: rooms.clone() }),
+                Arc::new(RemoveGuests { accounts: self.accounts.clone(), rooms }),
             ],
         };
         self.tasks.spawn(runner.run(self.shutdown.clone()));
         self.accounts.spawn_tasks(&self.tasks, &self.shutdown);
         self.ephemeral.spawn_tasks(&self.tasks, &self.shutdown);
         self.media.spawn_tasks();
+        let (retention, shutdown) = (self.rooms.clone().run_retention(), self.shutdown.clone());
+        self.tasks.spawn(async move { shutdown.run_until_cancelled(retention).await });
         let checkpoints = run_checkpoints(Arc::new(self.database.clone()), CHECKPOINT_PAUSE);
         let shutdown = self.shutdown.clone();
         self.tasks.spawn(async move {

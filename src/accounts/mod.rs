@@ -125,6 +125,11 @@ impl Accounts {
         self.changes.set_hook(hook);
     }
 
+    /// Has the runner of jobs look at once. Call it when a job was committed.
+    pub fn announce_job(&self) {
+        self.job_bell.notify_one();
+    }
+
     pub fn server_name(&self) -> &ServerName {
         &self.config.server.name
     }

@@ -19,6 +19,7 @@ mod readable_state;
 mod reader;
 mod registry;
 mod related;
+mod retention;
 mod room;
 mod room_name;
 mod send;

@@ -1,10 +1,12 @@
 //! Operations that cross several nouns, so that `http` decides nothing: what follows in rooms from a
 //! change of an account, and the queue of such work, which survives a restart.
 
+pub mod carry_over;
 pub mod jobs;
 pub mod leave_rooms;
 pub mod mark_read;
 pub mod member_content;
+pub mod remove_guests;
 pub mod search_users;
 pub mod update_memberships;
 pub mod upgrade;

@@ -4,7 +4,10 @@ use axum::extract::State;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{create_room::find_version, room_errors::sentence, room_paths::find_known_room};
+use super::{
+    create_room::find_version, room_errors::sentence, room_paths::find_known_room,
+    rooms_membership::carry_settings,
+};
 use crate::{
     http::{
         auth::{UserSession, refuse_suspended},
@@ -50,5 +53,6 @@ pub async fn upgrade(
     };
     let room = find_known_room(&app, &room_id).await?;
     let new = upgrade_room(&app.accounts, &app.rooms, &room, &upgrade).await?;
+    carry_settings(&app, &session.user_id, &new).await;
     Ok(Json(json!({ "replacement_room": new.room_id })))
 }

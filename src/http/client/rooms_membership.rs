@@ -23,7 +23,10 @@ use crate::{
     },
     protocol::membership::Membership,
     rooms::{MemberChange, Room, StoredEvent},
-    workflows::member_content::{blocks_invites, load_member_content},
+    workflows::{
+        carry_over::carry_settings_over,
+        member_content::{blocks_invites, load_member_content},
+    },
 };
 
 /// The body of `/join` and `/knock`.
@@ -249,7 +252,15 @@ async fn enter(
         Some(signed) => app.rooms.join_by_third_party(room, change, signed).await?,
         None => app.rooms.join(room, change).await?,
     }
+    carry_settings(app, &session.user_id, room).await;
     Ok(Json(json!({ "room_id": room.room_id })))
+}
+
+/// The settings of the room that this one replaces. Without them the user is in all the same.
+pub async fn carry_settings(app: &App, user_id: &ruma::UserId, room: &Room) {
+    if let Err(error) = carry_settings_over(&app.accounts, &app.rooms, user_id, room).await {
+        tracing::warn!(room.id = %room.room_id, %error, "settings did not go along");
+    }
 }
 
 async fn own_change(

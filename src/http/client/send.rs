@@ -20,7 +20,8 @@ use crate::{
         state::{App, AppState},
     },
     protocol::membership::{MemberContent, Membership},
-    rooms::{ContentError, EventRequest, MEMBER, Room, SentBy, StoredEvent},
+    rooms::{AppendError, ContentError, EventRequest, MEMBER, Room, SentBy, StoredEvent},
+    workflows::remove_guests::change_guest_access,
 };
 
 /// `PUT /rooms/{roomId}/send/{eventType}/{txnId}`
@@ -137,8 +138,17 @@ async fn set_state(
     if let Some(current) = current.filter(is_said_already) {
         return Ok(answer(&current));
     }
+    if request.kind == "m.room.guest_access" && state_key_is_empty(&request) {
+        let changed = change_guest_access(&app.accounts, &app.rooms, &room, request).await?;
+        let event = changed.ok_or(AppendError::Contended)?;
+        return Ok(answer(&event));
+    }
     let event = app.rooms.send(&room, request).await?;
     Ok(answer(&event))
+}
+
+fn state_key_is_empty(request: &EventRequest) -> bool {
+    request.state_key.as_deref() == Some("")
 }
 
 /// Suspended users may take back what they said, and nothing else.
