@@ -186,7 +186,8 @@ impl Accounts {
         let (token_user, token_device) = (user_id.to_string(), device_id.clone());
         let row = fresh.rows(self.clock.now_ms());
         let (now_ts, devices_max) = (self.clock.now_ms(), self.config.sessions.devices_max);
-        let begun: Result<_, LoginError> = self
+        let sessions = self.sessions.clone();
+        let begun: Result<(), LoginError> = self
             .writer
             .transact(move |tx| {
                 Box::pin(async move {
@@ -199,11 +200,12 @@ impl Accounts {
                     }
                     let gone = tokens::delete_of_device(tx, &token_user, &token_device).await?;
                     tokens::insert(tx, &row.for_device(&token_user, &token_device)).await?;
-                    Ok(gone)
+                    sessions.forget_with(tx, gone);
+                    Ok(())
                 })
             })
             .await;
-        self.sessions.forget(&begun?);
+        begun?;
         Ok(fresh.into_session(user_id.to_owned(), device_id))
     }
 
@@ -213,6 +215,7 @@ impl Accounts {
         let (hash, now_ts) = (hash_token(refresh_token), self.clock.now_ms());
         let fresh = self.make_tokens(true);
         let mut row = fresh.rows(now_ts);
+        let sessions = self.sessions.clone();
         let refreshed: Result<_, RefreshError> = self
             .writer
             .transact(move |tx| {
@@ -237,12 +240,12 @@ impl Accounts {
                     gone.extend(tokens::delete_children(tx, &pair.access_hash).await?);
                     row.parent_hash = pair.access_hash.as_slice().try_into().ok();
                     tokens::insert(tx, &row.for_device(&pair.user_id, &pair.device_id)).await?;
-                    Ok((gone, pair.user_id, pair.device_id))
+                    sessions.forget_with(tx, gone);
+                    Ok((pair.user_id, pair.device_id))
                 })
             })
             .await;
-        let (gone, user_id, device_id) = refreshed?;
-        self.sessions.forget(&gone);
+        let (user_id, device_id) = refreshed?;
         let user_id = UserId::parse(&user_id).map_err(|_| StorageError::Damaged(user_id))?;
         Ok(fresh.into_session(user_id, device_id))
     }

@@ -86,24 +86,21 @@ impl Accounts {
         let hash = self.passwords.hash(password).await;
         let (user_id, watcher) = (user_id.to_owned(), self.device_watcher.get().cloned());
         let kept = kept.map(ToString::to_string);
-        let gone: Result<_, ManageError> = self
-            .writer
+        let sessions = self.sessions.clone();
+        self.writer
             .transact(move |tx| {
                 Box::pin(async move {
                     load_active(tx, &user_id).await?;
                     accounts::set_password(tx, user_id.as_str(), Some(&hash)).await?;
-                    match logout {
-                        true => {
-                            let watcher = watcher.as_deref();
-                            Ok(end_devices(tx, &user_id, kept.as_deref(), watcher).await?)
-                        }
-                        false => Ok(Vec::new()),
+                    if logout {
+                        let watcher = watcher.as_deref();
+                        let gone = end_devices(tx, &user_id, kept.as_deref(), watcher).await?;
+                        sessions.forget_with(tx, gone);
                     }
+                    Ok(())
                 })
             })
-            .await;
-        self.sessions.forget(&gone?);
-        Ok(())
+            .await
     }
 
     /// Sets or clears a flag such as [`AccountFlags::ADMIN`] or [`AccountFlags::LOCKED`].
@@ -113,27 +110,25 @@ impl Accounts {
         flag: AccountFlags,
         on: bool,
     ) -> Result<(), ManageError> {
-        let target = user_id.to_owned();
-        let changed: Result<(), ManageError> = self
-            .writer
+        let (target, sessions) = (user_id.to_owned(), self.sessions.clone());
+        self.writer
             .transact(move |tx| {
                 Box::pin(async move {
                     let flags = load_active(tx, &target).await?.with(flag, on);
                     accounts::set_flags(tx, target.as_str(), flags.0).await?;
+                    sessions.reload_with(tx, &target);
                     Ok(())
                 })
             })
-            .await;
-        changed?;
-        self.sessions.reload_user(user_id);
-        Ok(())
+            .await
     }
 
     /// Deactivates an account: nobody can log in any more, the name stays taken, what the user
     /// stored is deleted, and a job has the user leave every room.
     pub async fn deactivate(&self, user_id: &UserId, erase: bool) -> Result<(), ManageError> {
         let (target, watcher) = (user_id.to_owned(), self.device_watcher.get().cloned());
-        let gone: Result<_, ManageError> = self
+        let (sessions, forget) = (self.sessions.clone(), self.forget_personal_data(user_id));
+        let deactivated: Result<(), ManageError> = self
             .writer
             .transact(move |tx| {
                 Box::pin(async move {
@@ -145,13 +140,13 @@ impl Accounts {
                     let gone = end_devices(tx, &target, None, watcher.as_deref()).await?;
                     accounts::delete_personal_data(tx, target.as_str()).await?;
                     jobs::request(tx, LEAVE_ROOMS_JOB, target.as_str(), "{}").await?;
-                    Ok(gone)
+                    sessions.forget_with(tx, gone);
+                    tx.after_commit(forget);
+                    Ok(())
                 })
             })
             .await;
-        self.sessions.forget(&gone?);
-        self.forget_personal_data(user_id);
-        self.job_bell.notify_one();
+        deactivated?;
         self.changes.wake(user_id);
         Ok(())
     }
@@ -200,7 +195,8 @@ impl Accounts {
         device_ids: Vec<String>,
     ) -> Result<(), StorageError> {
         let (target, watcher) = (user_id.to_owned(), self.device_watcher.get().cloned());
-        let gone: Result<_, StorageError> = self
+        let sessions = self.sessions.clone();
+        let deleted: Result<(), StorageError> = self
             .writer
             .transact(move |tx| {
                 Box::pin(async move {
@@ -214,11 +210,12 @@ impl Accounts {
                     if let Some(watcher) = watcher {
                         watcher.devices_deleted(tx, &target, &device_ids).await?;
                     }
-                    Ok(gone)
+                    sessions.forget_with(tx, gone);
+                    Ok(())
                 })
             })
             .await;
-        self.sessions.forget(&gone?);
+        deleted?;
         self.changes.wake(user_id);
         Ok(())
     }
@@ -231,13 +228,18 @@ impl Accounts {
     /// Logs a user out everywhere, and deletes all devices.
     pub async fn log_out_everywhere(&self, user_id: &UserId) -> Result<(), StorageError> {
         let (target, watcher) = (user_id.to_owned(), self.device_watcher.get().cloned());
-        let gone: Result<_, StorageError> = self
+        let sessions = self.sessions.clone();
+        let ended: Result<(), StorageError> = self
             .writer
             .transact(move |tx| {
-                Box::pin(async move { end_devices(tx, &target, None, watcher.as_deref()).await })
+                Box::pin(async move {
+                    let gone = end_devices(tx, &target, None, watcher.as_deref()).await?;
+                    sessions.forget_with(tx, gone);
+                    Ok(())
+                })
             })
             .await;
-        self.sessions.forget(&gone?);
+        ended?;
         self.changes.wake(user_id);
         Ok(())
     }

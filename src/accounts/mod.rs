@@ -69,8 +69,8 @@ pub struct Accounts {
     job_bell: Arc<Notify>,
     passwords: Passwords,
     interactive: InteractiveSessions,
-    profile_cache: UserCache<Profile>,
-    push_rule_cache: UserCache<PushRules>,
+    profile_cache: Arc<UserCache<Profile>>,
+    push_rule_cache: Arc<UserCache<PushRules>>,
     ignored_cache: Arc<UserCache<HashSet<OwnedUserId>>>,
     device_watcher: OnceLock<Arc<dyn DeviceWatcher>>,
 }
@@ -92,8 +92,8 @@ impl Accounts {
             sessions: Arc::new(sessions),
             passwords: Passwords::new(&config.users.argon2, clock.clone()),
             interactive: InteractiveSessions::new(config.sessions.interactive_auth_lifetime),
-            profile_cache: UserCache::new(entries(PROFILE_WEIGHT_BYTES)),
-            push_rule_cache: UserCache::new(entries(PUSH_RULES_WEIGHT_BYTES)),
+            profile_cache: Arc::new(UserCache::new(entries(PROFILE_WEIGHT_BYTES))),
+            push_rule_cache: Arc::new(UserCache::new(entries(PUSH_RULES_WEIGHT_BYTES))),
             device_watcher: OnceLock::new(),
             ignored_cache: Arc::new(UserCache::new(entries(IGNORED_WEIGHT_BYTES))),
             changes: Changes::new(notifier, writer.clone()),
@@ -150,10 +150,19 @@ impl Accounts {
         tokens::find_short_token(&self.database, &hash, ShortTokenKind::OpenId, now_ts).await
     }
 
-    fn forget_personal_data(&self, user_id: &UserId) {
-        self.profile_cache.forget(user_id);
-        self.push_rule_cache.forget(user_id);
-        self.ignored_cache.forget(user_id);
+    /// To be run with the commit that deactivates a user: what is in memory goes, and the job
+    /// that was requested begins.
+    fn forget_personal_data(&self, user_id: &UserId) -> impl FnOnce() + Send + 'static {
+        let profiles = self.profile_cache.clone();
+        let push_rules = self.push_rule_cache.clone();
+        let ignored = self.ignored_cache.clone();
+        let (bell, user_id) = (self.job_bell.clone(), user_id.to_owned());
+        move || {
+            profiles.forget(&user_id);
+            push_rules.forget(&user_id);
+            ignored.forget(&user_id);
+            bell.notify_one();
+        }
     }
 }
 

@@ -90,15 +90,16 @@ impl Accounts {
     ) -> Result<(), ProfileError> {
         let (target, field) = (user_id.to_string(), field.to_owned());
         let is_in_rooms = matches!(&*field, "displayname" | "avatar_url");
-        let changed: Result<bool, ProfileError> = self
-            .writer
+        let (cache, bell) = (self.profile_cache.clone(), self.job_bell.clone());
+        let owner = user_id.to_owned();
+        self.writer
             .transact(move |tx| {
                 Box::pin(async move {
                     accounts::find_in(tx, &target).await?.ok_or(ProfileError::NotFound)?;
                     let mut profile = parse_profile(profiles::list_in(tx, &target).await?)?;
                     let before = profile.0.remove(&field);
                     if before == value {
-                        return Ok(false);
+                        return Ok(());
                     }
                     if let Some(value) = &value {
                         profile.0.insert(field.clone(), value.clone());
@@ -112,15 +113,14 @@ impl Accounts {
                     if is_in_rooms {
                         jobs::request(tx, UPDATE_MEMBERSHIPS_JOB, &target, "{}").await?;
                     }
-                    Ok(true)
+                    tx.after_commit(move || {
+                        cache.forget(&owner);
+                        bell.notify_one();
+                    });
+                    Ok(())
                 })
             })
-            .await;
-        if changed? {
-            self.profile_cache.forget(user_id);
-            self.job_bell.notify_one();
-        }
-        Ok(())
+            .await
     }
 }
 

@@ -114,6 +114,7 @@ impl Accounts {
         change: PushRuleChange,
     ) -> Result<(), ChangePushRulesError> {
         let (target, changes) = (user_id.to_owned(), self.changes.clone());
+        let cache = self.push_rule_cache.clone();
         let changed: Result<(), ChangePushRulesError> = self
             .writer
             .transact(move |tx| {
@@ -129,12 +130,12 @@ impl Accounts {
                     let position =
                         account_data::set(tx, user, "", PUSH_RULES_KIND, &content).await?;
                     changes.note_in(tx, &target, position);
+                    tx.after_commit(move || cache.forget(&target));
                     Ok(())
                 })
             })
             .await;
         changed?;
-        self.push_rule_cache.forget(user_id);
         self.changes.wake(user_id);
         Ok(())
     }

@@ -211,10 +211,21 @@ impl Accounts {
             registration.device = Some((device_id.clone(), device.display_name, row));
             session = Some(fresh.into_session(user_id.clone(), device_id));
         }
-        self.writer
-            .transact(move |tx| Box::pin(async move { registration.write(tx).await }))
-            .await?;
-        self.sessions.reload_user(&user_id);
+        let (sessions, upgraded) = (self.sessions.clone(), user_id.clone());
+        let written: Result<(), RegisterError> = self
+            .writer
+            .transact(move |tx| {
+                Box::pin(async move {
+                    let is_upgrade = registration.is_upgrade;
+                    registration.write(tx).await?;
+                    if is_upgrade {
+                        sessions.reload_with(tx, &upgraded);
+                    }
+                    Ok(())
+                })
+            })
+            .await;
+        written?;
         Ok(Registered { user_id, session })
     }
 

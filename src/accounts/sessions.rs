@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::flags::AccountFlags;
 use crate::storage::{
-    Database, StorageError, WriteTx, Writer, devices,
+    Database, StorageError, WriteTransaction, WriteTx, Writer, devices,
     tokens::{self, TokenHash},
 };
 
@@ -93,7 +93,7 @@ impl Sessions {
 
     /// The session that a token stands for, and notes the visit.
     pub async fn authenticate(
-        &self,
+        self: &Arc<Self>,
         token: &str,
         address: Option<IpAddr>,
         now_ts: u64,
@@ -110,16 +110,27 @@ impl Sessions {
         Ok(session)
     }
 
-    /// Drops ended sessions from memory. Call it after the commit that ended them.
-    pub fn forget(&self, hashes: &[TokenHash]) {
+    /// Has ended sessions dropped from memory with the commit that ends them, even if whoever asked
+    /// for it goes away meanwhile.
+    pub fn forget_with(self: &Arc<Self>, tx: &mut WriteTransaction<'_>, hashes: Vec<TokenHash>) {
+        let sessions = self.clone();
+        tx.after_commit(move || sessions.forget(&hashes));
+    }
+
+    /// Has a user's sessions read again after the commit that changes the account's flags.
+    pub fn reload_with(self: &Arc<Self>, tx: &mut WriteTransaction<'_>, user_id: &UserId) {
+        let (sessions, user_id) = (self.clone(), user_id.to_owned());
+        tx.after_commit(move || sessions.reload_user(&user_id));
+    }
+
+    fn forget(&self, hashes: &[TokenHash]) {
         self.epoch.fetch_add(1, Ordering::SeqCst);
         for hash in hashes {
             self.cache.remove(hash);
         }
     }
 
-    /// Has a user's sessions read again, after a change of the account's flags.
-    pub fn reload_user(&self, user_id: &UserId) {
+    fn reload_user(&self, user_id: &UserId) {
         self.epoch.fetch_add(1, Ordering::SeqCst);
         self.cache.retain(|_, session| session.user_id != user_id);
     }
@@ -167,7 +178,7 @@ impl Sessions {
         self.visits.lock().insert(session.token_hash, visit);
     }
 
-    async fn load(&self, hash: TokenHash) -> Result<Arc<Session>, AuthenticateError> {
+    async fn load(self: &Arc<Self>, hash: TokenHash) -> Result<Arc<Session>, AuthenticateError> {
         let epoch = self.epoch.load(Ordering::SeqCst);
         let found = tokens::find_access(&self.database, &hash).await?;
         let stored = found.ok_or(AuthenticateError::UnknownToken)?;
@@ -199,14 +210,20 @@ impl Sessions {
     }
 
     /// The first use of a refreshed pair ends the pair that it replaces.
-    async fn confirm(&self, hash: TokenHash, parent_hash: Vec<u8>) -> Result<(), StorageError> {
-        let gone: Result<_, StorageError> = self
-            .writer
+    async fn confirm(
+        self: &Arc<Self>,
+        hash: TokenHash,
+        parent_hash: Vec<u8>,
+    ) -> Result<(), StorageError> {
+        let sessions = self.clone();
+        self.writer
             .transact(move |tx| {
-                Box::pin(async move { tokens::confirm(tx, &hash, &parent_hash).await })
+                Box::pin(async move {
+                    let gone = tokens::confirm(tx, &hash, &parent_hash).await?;
+                    sessions.forget_with(tx, gone);
+                    Ok(())
+                })
             })
-            .await;
-        self.forget(&gone?);
-        Ok(())
+            .await
     }
 }
