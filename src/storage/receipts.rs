@@ -48,14 +48,15 @@ pub fn save(tx: &mut WriteTx, row: &ReceiptRow, position: u32) {
     tx.push(&SAVE, cells);
 }
 
+type Columns = (i64, String, i64, String, String, i64, i64, i64);
+
 /// All receipts of these rooms.
 pub async fn list(db: &Database, rooms: &[RoomNid]) -> Result<Vec<ReceiptRow>, StorageError> {
     let sql = "SELECT room_nid, user_id, kind, thread, event_id, ordering, ts, position
                FROM receipts
                WHERE room_nid IN (SELECT CAST(value->>0 AS BIGINT) FROM json_each($1))";
     let params = params![super::json_rows(rooms.iter().map(|nid| nid.0))];
-    let rows: Vec<(i64, String, i64, String, String, i64, i64, i64)> =
-        db.fetch_all(sql, &params).await?;
+    let rows: Vec<Columns> = db.fetch_all(sql, &params).await?;
     let row = |(room, user_id, kind, thread, event_id, ordering, ts, position)| ReceiptRow {
         room: RoomNid(room),
         user_id,
