@@ -38,7 +38,7 @@ pub struct MediaConfig {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum UnauthenticatedAccess {
-    /// Nothing: all files were uploaded to a server that asks for a login.
+    /// Only what was uploaded while they handed out everything.
     #[default]
     Frozen,
     /// Everything, for old clients and bridges. Whoever guesses an address sees the file.

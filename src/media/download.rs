@@ -81,11 +81,11 @@ impl Reading {
         let is_short = self.buffers.available_permits() < BUFFER_UNITS / 2;
         let length = rest.min(if is_short { SMALL_CHUNK_BYTES } else { CHUNK_BYTES });
         let units = take_units(&self.buffers, length).await;
-        let _permit = take_read(&self.reads).await;
+        let permit = take_read(&self.reads).await;
         let (file, start) = (Arc::clone(&self.file), self.range.start);
         let bytes = run_blocking(move || read_at(&file, start, length as usize)).await?;
+        drop(permit);
         self.range.start += length;
-        drop(_permit);
         Ok(Some((count(bytes, units), self)))
     }
 }

@@ -8,7 +8,7 @@ pub mod download;
 pub mod thumbnail;
 pub mod upload;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     extract::State,
@@ -55,6 +55,10 @@ enum Reader {
 }
 
 impl Reader {
+    fn is_logged_in(&self) -> bool {
+        matches!(self, Self::LoggedIn(_))
+    }
+
     fn take_token(&self, app: &AppState) -> MatrixResult<()> {
         let now_ms = app.clock.now_ms();
         match self {
@@ -86,21 +90,19 @@ async fn find_content(
     reader: &Reader,
     (server_name, media_id): (&str, &str),
     timeout_ms: Option<u64>,
-) -> MatrixResult<std::sync::Arc<MediaRecord>> {
+) -> MatrixResult<Arc<MediaRecord>> {
     reader.take_token(app)?;
     let address = MediaAddress::parse(server_name, media_id)?;
     // What is announced now is not open either, so nobody need wait for it.
-    let patience = match reader {
-        Reader::Anybody(_) if !app.media.is_open_access() => Duration::ZERO,
-        _ => timeout_ms.map_or(WAIT_DEFAULT, Duration::from_millis),
+    let is_frozen = !reader.is_logged_in() && !app.media.is_open_access();
+    let patience = match is_frozen {
+        true => Duration::ZERO,
+        false => timeout_ms.map_or(WAIT_DEFAULT, Duration::from_millis),
     };
-    let found = app.media.find(&address, patience).await;
-    match found {
+    match app.media.find(&address, patience).await {
         Ok(record) if reader.may_read(app, &record) => Ok(record),
-        Err(FindMediaError::NotYetUploaded) if patience.is_zero() && !reader.is_logged_in() => {
-            Err(FindMediaError::NotFound.into())
-        }
         Ok(_) => Err(FindMediaError::NotFound.into()),
+        Err(FindMediaError::NotYetUploaded) if is_frozen => Err(FindMediaError::NotFound.into()),
         Err(error) => Err(error.into()),
     }
 }
@@ -132,12 +134,6 @@ impl Head<'_> {
             headers.insert(name, HeaderValue::from_static(value));
         }
         response
-    }
-}
-
-impl Reader {
-    fn is_logged_in(&self) -> bool {
-        matches!(self, Self::LoggedIn(_))
     }
 }
 
