@@ -165,7 +165,8 @@ def launch(directory, plan):
         process = subprocess.Popen(
             plan["argv"],
             cwd=directory,
-            env={**environment_without_settings(), **plan["environment"]},
+            # Without backtraces the end of the log still shows what a panic said.
+            env={**environment_without_settings(), "RUST_BACKTRACE": "0", **plan["environment"]},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
