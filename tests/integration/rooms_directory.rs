@@ -192,6 +192,31 @@ both_databases! {
         }
     }
 
+    async fn settings_go_along_into_the_new_room(backend: Backend) {
+        let server = Server::start(backend).await;
+        let alice = server.register("alice").await;
+        let bob = server.register("bob").await;
+        let old = create_room(&alice, json!({ "preset": "public_chat" })).await;
+        join(&bob, &old).await.ok();
+        let user = format!("{V3}/user/{}", bob.user_id);
+        let tags = |room: &str| format!("{user}/rooms/{room}/tags");
+        let tag = json!({ "order": 0.5 });
+        bob.put(&format!("{}/m.favourite", tags(&old)), &tag).await.ok();
+        let direct = format!("{user}/account_data/m.direct");
+        bob.put(&direct, &json!({ &alice.user_id: [old] })).await.ok();
+        let rule = |room: &str| format!("{V3}/pushrules/global/room/{room}");
+        bob.put(&rule(&old), &json!({ "actions": [] })).await.ok();
+        let body = json!({ "new_version": "12" });
+        let path = format!("{V3}/rooms/{old}/upgrade");
+        let answer = alice.post(&path, &body).await.ok();
+        let new = answer["replacement_room"].as_str().unwrap().to_owned();
+        join(&bob, &new).await.ok();
+        let found = bob.get(&tags(&new)).await.ok();
+        assert_eq!(found["tags"]["m.favourite"]["order"], 0.5);
+        assert_eq!(bob.get(&direct).await.ok()[&alice.user_id], json!([old, new]));
+        assert_eq!(bob.get(&rule(&new)).await.ok()["actions"], json!([]));
+    }
+
     async fn reports_are_taken(backend: Backend) {
         let server = Server::start(backend).await;
         let alice = server.register("alice").await;

@@ -1,5 +1,6 @@
 //! Sending and reading: idempotence, redactions, pages, visibility, relations, threads.
 
+use hearth::clock::Clock;
 use serde_json::{Value, json};
 
 use crate::{
@@ -168,6 +169,25 @@ both_databases! {
             send(&alice, &room, "m.room.redaction", content).await;
             assert!(bodies(&bob, &room).await.is_empty());
         }
+    }
+
+    async fn redacted_content_leaves_the_database_when_its_time_is_over(backend: Backend) {
+        let clock = Clock::scripted(1_700_000_000_000, 1);
+        let server = Server::start_at(backend, clock.clone(), |_| ()).await;
+        let alice = server.register("alice").await;
+        let room = create_room(&alice, json!({})).await;
+        let said = say(&alice, &room, "secret").await;
+        let path = format!("{V3}/rooms/{room}/redact/{said}/1");
+        alice.put(&path, &json!({})).await.ok();
+        let kept = async || {
+            let sql = "SELECT count(*) FROM redactions WHERE original LIKE '%secret%'";
+            server.app.database.fetch_one::<(i64,)>(sql, &[]).await.unwrap().0
+        };
+        server.app.rooms.expire_redactions().await.unwrap();
+        assert_eq!(kept().await, 1);
+        clock.advance_ms(8 * 24 * 60 * 60 * 1000);
+        server.app.rooms.expire_redactions().await.unwrap();
+        assert_eq!(kept().await, 0);
     }
 
     async fn history_is_seen_as_its_visibility_says(backend: Backend) {

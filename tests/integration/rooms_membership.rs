@@ -158,4 +158,31 @@ both_databases! {
         let email = json!({ "medium": "email", "address": "a@b.c", "id_server": "x" });
         act(&alice, &room, "invite", email).await.error(403, "M_SERVER_NOT_TRUSTED");
     }
+
+    async fn guests_leave_rooms_that_take_them_no_more(backend: Backend) {
+        let server = Server::start(backend).await;
+        let alice = server.register("alice").await;
+        let bob = server.register("bob").await;
+        let mut guest = server.client();
+        let answer = guest.post(&format!("{V3}/register?kind=guest"), &json!({})).await.ok();
+        guest.take_login(&answer);
+        let room = create_room(&alice, json!({ "preset": "public_chat" })).await;
+        join(&bob, &room).await.ok();
+        join(&guest, &room).await.error(403, "M_GUEST_ACCESS_FORBIDDEN");
+        let access = |access: &str| json!({ "guest_access": access });
+        set_state(&alice, &room, "m.room.guest_access", access("can_join")).await.ok();
+        join(&guest, &room).await.ok();
+        set_state(&alice, &room, "m.room.guest_access", access("forbidden")).await.ok();
+        let joined = format!("{V3}/rooms/{room}/joined_members");
+        // The job runs on its own; nothing tells when it is done but the state.
+        loop {
+            let members = alice.get(&joined).await.ok();
+            if members["joined"].as_object().unwrap().len() == 2 {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        let member = content_of(&alice, &room, "m.room.member", &guest.user_id).await;
+        assert_eq!(member["membership"], "leave");
+    }
 }
