@@ -127,10 +127,10 @@ both_databases! {
         assert_eq!(ids(&all), [top.clone(), inner.clone(), open.clone()]);
         assert_eq!(all["rooms"][0]["children_state"].as_array().unwrap().len(), 3);
         assert_eq!(ids(&list("?suggested_only=true").await), [top.clone(), inner.clone()]);
-        assert_eq!(ids(&list("?max_depth=0").await), [top.clone()]);
+        assert_eq!(ids(&list("?max_depth=0").await), std::slice::from_ref(&top));
         let page = list("?limit=2").await;
         let next = page["next_batch"].as_str().unwrap();
-        assert_eq!(ids(&list(&format!("?limit=2&from={next}")).await), [open.clone()]);
+        assert_eq!(ids(&list(&format!("?limit=2&from={next}")).await), std::slice::from_ref(&open));
         bob.get(&format!("{V1}/rooms/{top}/hierarchy?max_depth=1&from={next}")).await
             .error(400, "M_INVALID_PARAM");
         bob.get(&format!("{V1}/rooms/{secret}/hierarchy")).await.error(403, "M_FORBIDDEN");
