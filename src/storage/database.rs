@@ -17,6 +17,10 @@ use super::{Dialect, Param, StorageError};
 
 /// How long a connection waits for SQLite's write lock, and for a free connection of the pool.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a checkpoint may keep writers waiting to empty the write-ahead log.
+const CHECKPOINT_PATIENCE: Duration = Duration::from_millis(10);
+/// Pages in the write-ahead log from which on it is emptied.
+const LOG_PAGES_MAX: i64 = 256;
 /// SQLite's page cache of the writing connection and of each reading one, in KiB.
 const WRITER_CACHE_KIB: u32 = 8192;
 const READER_CACHE_KIB: u32 = 2048;
@@ -39,7 +43,12 @@ pub struct Database(Pools);
 
 #[derive(Clone, Debug)]
 enum Pools {
-    Sqlite { readers: SqlitePool, writer: SqlitePool },
+    Sqlite {
+        readers: SqlitePool,
+        writer: SqlitePool,
+        /// For checkpoints, which give up at once where they would keep others waiting.
+        checkpoints: SqlitePool,
+    },
     Postgres(PgPool),
 }
 
@@ -111,6 +120,11 @@ impl Database {
             .test_before_acquire(false)
             .connect_with(write_options)
             .await?;
+        let checkpoints = SqlitePoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(BUSY_TIMEOUT)
+            .test_before_acquire(false)
+            .connect_lazy_with(options.clone().busy_timeout(CHECKPOINT_PATIENCE));
         let read_options =
             options.pragma("query_only", "1").pragma("cache_size", format!("-{READER_CACHE_KIB}"));
         let readers = SqlitePoolOptions::new()
@@ -118,7 +132,7 @@ impl Database {
             .acquire_timeout(BUSY_TIMEOUT)
             .test_before_acquire(false)
             .connect_lazy_with(read_options);
-        Ok(Self(Pools::Sqlite { readers, writer }))
+        Ok(Self(Pools::Sqlite { readers, writer, checkpoints }))
     }
 
     /// Connects to PostgreSQL.
@@ -201,23 +215,28 @@ impl Database {
         })
     }
 
-    /// Moves what SQLite's write-ahead log holds into the database file; returns the pages
-    /// still in the log. PostgreSQL does so by itself.
-    pub async fn checkpoint(&self, truncate: bool) -> Result<i64, StorageError> {
-        let Pools::Sqlite { readers, .. } = &self.0 else {
-            return Ok(0);
+    /// Moves what SQLite's write-ahead log holds into the database file, and empties a log that
+    /// has become long or if `truncate` is set, unless somebody is using it. PostgreSQL does all
+    /// of this by itself.
+    pub async fn checkpoint(&self, truncate: bool) -> Result<(), StorageError> {
+        let Pools::Sqlite { checkpoints, .. } = &self.0 else {
+            return Ok(());
         };
-        let sql = match truncate {
-            true => "PRAGMA wal_checkpoint(TRUNCATE)",
-            false => "PRAGMA wal_checkpoint(PASSIVE)",
-        };
-        let row: (i64, i64, i64) = sqlx::query_as(sql).fetch_one(readers).await?;
-        Ok(row.1 - row.2)
+        let (_, logged, moved): (i64, i64, i64) =
+            sqlx::query_as("PRAGMA wal_checkpoint(PASSIVE)").fetch_one(checkpoints).await?;
+        let is_long = logged == moved && logged > LOG_PAGES_MAX;
+        if truncate || is_long {
+            // Its first column says whether somebody was in the way; then the next one succeeds.
+            let sql = "PRAGMA wal_checkpoint(TRUNCATE)";
+            let _: (i64, i64, i64) = sqlx::query_as(sql).fetch_one(checkpoints).await?;
+        }
+        Ok(())
     }
 
     pub async fn close(&self) {
         match &self.0 {
-            Pools::Sqlite { readers, writer } => {
+            Pools::Sqlite { readers, writer, checkpoints } => {
+                checkpoints.close().await;
                 readers.close().await;
                 writer.close().await;
             }

@@ -460,7 +460,7 @@ pub async fn run_checkpoints(database: Arc<Database>, pause: Duration) {
     loop {
         interval.tick().await;
         match database.checkpoint(false).await {
-            Ok(_) => {}
+            Ok(()) => {}
             Err(StorageError::Database(sqlx::Error::PoolClosed)) => return,
             Err(error) => tracing::warn!(%error, "the write-ahead log was not checkpointed"),
         }
