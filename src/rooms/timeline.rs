@@ -31,11 +31,14 @@ impl Rooms {
         if limit <= RECENT_EVENTS_MAX / 2 {
             self.fill_recent(room).await?;
             if let Some((events, has_older)) = room.recent(RECENT_EVENTS_MAX) {
-                let above: Vec<_> =
-                    events.iter().filter(|event| event.ordering() > after).cloned().collect();
-                let cut = has_older && above.len() == events.len();
-                if !cut || above.len() >= limit {
-                    return Ok(last_of(above, upto, limit, cut));
+                let reaches_below = events.first().is_some_and(|first| first.ordering() <= after);
+                let within = |event: &&Arc<StoredEvent>| {
+                    event.ordering() > after && event.ordering() <= upto
+                };
+                let within: Vec<_> = events.iter().filter(within).cloned().collect();
+                let cut = has_older && !reaches_below;
+                if !cut || within.len() >= limit {
+                    return Ok(last_of(within, upto, limit, cut));
                 }
             }
         }

@@ -68,10 +68,13 @@ pub struct DeviceTransactions {
     known: Mutex<Known>,
 }
 
+/// Becomes known when the request is committed (true) or has failed.
+type Outcome = watch::Receiver<Option<bool>>;
+
 #[derive(Default)]
 struct Known {
     /// By the whole hash; pending ones have a receiver.
-    events: HashMap<i64, (EventNid, Option<watch::Receiver<Option<bool>>>)>,
+    events: HashMap<i64, (EventNid, Option<Outcome>)>,
     /// Whether the database may hold more than `events`.
     incomplete: bool,
 }

@@ -385,12 +385,15 @@ impl Scopes {
     }
 }
 
+/// A row and the first stream position of its job.
+type PlacedRow<'a> = (i64, &'a [Cell]);
+
 /// The rows of a batch, one final row per key, as JSON per statement.
 struct Folded(Vec<(&'static Statement, String)>);
 
 impl Folded {
     fn from_jobs<'a>(jobs: impl Iterator<Item = &'a WriteTx>, first_position: i64) -> Self {
-        let mut statements: Vec<(&'static Statement, Vec<(i64, &[Cell])>)> = Vec::new();
+        let mut statements: Vec<(&'static Statement, Vec<PlacedRow<'a>>)> = Vec::new();
         let mut latest: HashMap<(*const Statement, &[Cell]), usize> = HashMap::new();
         let mut position = first_position;
         for tx in jobs {
@@ -437,7 +440,7 @@ impl Folded {
     }
 }
 
-fn rows_json(rows: &[(i64, &[Cell])]) -> String {
+fn rows_json(rows: &[PlacedRow<'_>]) -> String {
     let mut json = String::from("[");
     for (number, (first_position, row)) in rows.iter().enumerate() {
         json.push_str(if number == 0 { "[" } else { ",[" });
