@@ -419,7 +419,11 @@ impl<'a> Attempt<'a> {
         let ids = |events: &[Arc<StoredEvent>]| {
             events.iter().map(|event| event.event.event_id().to_owned()).collect()
         };
-        let now_ms = request.timestamp_ms.unwrap_or_else(|| self.engine.clock.now_ms());
+        let now_ms = match request.timestamp_ms {
+            Some(timestamp_ms) => timestamp_ms,
+            None if request.kind == "m.room.create" => self.engine.next_create_ms(),
+            None => self.engine.clock.now_ms(),
+        };
         EventDraft {
             room_id: self.room_id.clone(),
             sender: request.sender.clone(),

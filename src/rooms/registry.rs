@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, OnceLock, Weak,
-        atomic::{AtomicI64, Ordering},
+        atomic::{AtomicI64, AtomicU64, Ordering},
     },
 };
 
@@ -65,6 +65,8 @@ pub(super) struct Engine {
     next_room: AtomicI64,
     next_event: AtomicI64,
     next_state: AtomicI64,
+    /// When the latest room was created, milliseconds since the epoch.
+    latest_create_ms: AtomicU64,
 }
 
 /// Rooms that are in memory: `strong` keeps the recently used, `known` finds every one alive.
@@ -109,6 +111,7 @@ impl Rooms {
             next_room: next(storage::rooms::load_newest(&database).await?.0),
             next_event: next(storage::events::load_newest(&database).await?.0),
             next_state: next(storage::snapshots::load_newest(&database).await?.0),
+            latest_create_ms: AtomicU64::new(0),
             database,
             writer,
             clock,
@@ -199,6 +202,16 @@ impl Engine {
 
     pub fn next_room_nid(&self) -> RoomNid {
         RoomNid(self.next_room.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// The time for a create event: no two are of the same moment, since from version 12 on the
+    /// ID of a room is the hash of its create event, and two of one user may not differ otherwise.
+    pub fn next_create_ms(&self) -> u64 {
+        let now_ms = self.clock.now_ms();
+        let later = |latest: u64| Some(now_ms.max(latest + 1));
+        let (release, acquire) = (Ordering::AcqRel, Ordering::Acquire);
+        let latest = self.latest_create_ms.fetch_update(release, acquire, later);
+        now_ms.max(latest.map_or(0, |latest| latest + 1))
     }
 
     pub fn find_in_memory(&self, nid: RoomNid) -> Option<Arc<Room>> {

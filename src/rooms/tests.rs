@@ -115,3 +115,13 @@ async fn strangers_cannot_send() {
     rooms.append(&room, &[join, request], None).await.expect("joins and speaks");
     assert_eq!(room.head().joined_count, 2);
 }
+
+#[tokio::test]
+async fn rooms_made_at_the_same_moment_are_different_rooms() {
+    let directory = tempfile::tempdir().expect("is made");
+    let rooms = open(&directory).await;
+    let made = (0..20).map(|_| make_room(&rooms, RoomVersion::V12));
+    let made = futures_util::future::join_all(made).await;
+    let ids: std::collections::HashSet<_> = made.iter().map(|room| &room.room_id).collect();
+    assert_eq!(ids.len(), 20);
+}

@@ -222,11 +222,11 @@ impl Database {
         let Pools::Sqlite { checkpoints, .. } = &self.0 else {
             return Ok(());
         };
-        let (_, logged, moved): (i64, i64, i64) =
+        let (_, logged, _): (i64, i64, i64) =
             sqlx::query_as("PRAGMA wal_checkpoint(PASSIVE)").fetch_one(checkpoints).await?;
-        let is_long = logged == moved && logged > LOG_PAGES_MAX;
-        if truncate || is_long {
-            // Its first column says whether somebody was in the way; then the next one succeeds.
+        if truncate || logged > LOG_PAGES_MAX {
+            // Most has been moved without keeping anybody waiting; this moves the rest. Its first
+            // column says whether somebody was in the way; then one of the next ones succeeds.
             let sql = "PRAGMA wal_checkpoint(TRUNCATE)";
             let _: (i64, i64, i64) = sqlx::query_as(sql).fetch_one(checkpoints).await?;
         }
