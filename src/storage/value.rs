@@ -19,9 +19,10 @@ macro_rules! params {
     ($($value:expr),* $(,)?) => { [$($crate::storage::Param::from($value)),*] };
 }
 
-macro_rules! param_from {
-    ($($from:ty => |$value:ident| $into:expr;)*) => {
-        $(impl From<$from> for Param {
+/// Conversions into a type, each with its expression.
+macro_rules! conversions {
+    ($target:ident: $($from:ty => |$value:ident| $into:expr;)*) => {
+        $(impl From<$from> for $target {
             fn from($value: $from) -> Self {
                 $into
             }
@@ -29,7 +30,7 @@ macro_rules! param_from {
     };
 }
 
-param_from! {
+conversions! { Param:
     i64 => |value| Self::Int(value);
     i32 => |value| Self::Int(value.into());
     u32 => |value| Self::Int(value.into());
@@ -66,17 +67,7 @@ pub enum Cell {
     Ordering(u32),
 }
 
-macro_rules! cell_from {
-    ($($from:ty => |$value:ident| $into:expr;)*) => {
-        $(impl From<$from> for Cell {
-            fn from($value: $from) -> Self {
-                $into
-            }
-        })*
-    };
-}
-
-cell_from! {
+conversions! { Cell:
     i64 => |value| Self::Int(value);
     i32 => |value| Self::Int(value.into());
     u32 => |value| Self::Int(value.into());

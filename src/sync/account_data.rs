@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use super::{Answer, JsonList, Result, push_json_text};
-use crate::rooms::{Room, UserRooms};
+use super::{Answer, JsonList, Result};
+use crate::rooms::{Room, UserRooms, write_json_string};
 
 /// Account data that the client has not seen, by room; `None` stands for the user's own.
 pub(super) struct NewAccountData {
@@ -62,7 +62,7 @@ fn write_section<'e>(out: &mut String, entries: impl Iterator<Item = &'e (String
     for (kind, content) in entries {
         list.next(out);
         out.push_str("{\"type\":");
-        push_json_text(out, kind);
+        write_json_string(out, kind);
         out.push_str(",\"content\":");
         out.push_str(content);
         out.push('}');

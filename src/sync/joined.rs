@@ -1,11 +1,9 @@
 //! The section `rooms.join`.
 
-use super::{
-    Answer, JsonList, Result, account_data::NewAccountData, push_json_text, room_state::StateRange,
-};
+use super::{Answer, JsonList, Result, account_data::NewAccountData, room_state::StateRange};
 use crate::{
     protocol::membership::Membership,
-    rooms::{UserRoom, UserRooms, Viewer},
+    rooms::{UserRoom, UserRooms, Viewer, write_json_string},
 };
 
 impl Answer<'_> {
@@ -25,12 +23,12 @@ impl Answer<'_> {
         for name in ["join", "invite", "knock", "leave"] {
             let before = out.len();
             sections.next(out);
-            push_json_text(out, name);
+            write_json_string(out, name);
             let mut list = JsonList::begin(out, ":{");
             for place in places.iter().filter(|place| section_of(place.membership) == name) {
                 let before = out.len();
                 list.next(out);
-                push_json_text(out, place.room.room_id.as_str());
+                write_json_string(out, place.room.room_id.as_str());
                 out.push(':');
                 if !self.write_place(out, place, data).await? {
                     out.truncate(before);
@@ -210,7 +208,7 @@ impl Answer<'_> {
         let mut list = JsonList::begin(out, ",\"unread_thread_notifications\":{");
         for (root, counts) in threads {
             list.next(out);
-            push_json_text(out, root.as_str());
+            write_json_string(out, root.as_str());
             out.push(':');
             counts.write_json(out);
         }

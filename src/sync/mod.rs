@@ -116,9 +116,4 @@ impl JsonList {
     }
 }
 
-/// Appends a text as JSON.
-fn push_json_text(out: &mut String, text: &str) {
-    out.push_str(&serde_json::to_string(text).expect("a text is always JSON"));
-}
-
 type Result<T, E = StorageError> = std::result::Result<T, E>;

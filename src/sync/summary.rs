@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::{Answer, JsonList, Result, push_json_text, room_state::StateRange};
+use super::{Answer, JsonList, Result, room_state::StateRange};
 use crate::{
     protocol::membership::Membership,
-    rooms::{MEMBER, StoredEvent, Viewer},
+    rooms::{MEMBER, StoredEvent, Viewer, write_json_string},
     storage::{EventNid, StateKeyNid},
 };
 
@@ -40,7 +40,7 @@ impl Answer<'_> {
             let mut list = JsonList::begin(out, "\"m.heroes\":[");
             for hero in &heroes {
                 list.next(out);
-                push_json_text(out, hero.event.state_key().unwrap_or_default());
+                write_json_string(out, hero.event.state_key().unwrap_or_default());
             }
             out.push_str("],");
         }

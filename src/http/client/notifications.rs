@@ -11,7 +11,7 @@ use crate::{
         error::{MatrixError, MatrixResult},
         json::{Query, RawJson},
     },
-    rooms::{Reader, client_event::write_json_string},
+    rooms::{Reader, write_json_string},
 };
 
 /// Notifications on a page when the client does not say, and at most.
