@@ -4,6 +4,8 @@
 use reqwest::{Method, RequestBuilder, StatusCode, header::HeaderMap};
 use serde_json::{Value, json};
 
+use super::specification::check_answer;
+
 /// Someone who makes requests, logged in or not.
 #[derive(Clone, Debug)]
 pub struct Client {
@@ -91,11 +93,12 @@ impl Client {
 
     pub async fn send(&self, request: RequestBuilder) -> Answer {
         let request = request.build().unwrap();
-
+        let (method, path) = (request.method().clone(), request.url().path().to_owned());
         let response = self.http.execute(request).await.unwrap();
         let (status, headers) = (response.status(), response.headers().clone());
         let bytes = response.bytes().await.unwrap();
         let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+        check_answer(&method, &path, status.as_u16(), &body);
         Answer { status, headers, body }
     }
 }

@@ -4,6 +4,7 @@
 mod backend;
 mod client;
 mod server;
+mod specification;
 
 pub use backend::{Backend, run_test};
 pub use client::{Answer, Client};
