@@ -18,6 +18,7 @@ use super::{
     event_store::{EventStore, RoomFacts, StoredEvent},
     noted_weight::{NotedWeighter, reweigh},
     room::{Head, PINNED_KINDS, Room},
+    source::EventSource,
     state::State,
     state_keys::StateKeys,
     transactions::Transactions,
@@ -59,6 +60,7 @@ pub(super) struct Engine {
     pub users: AllUserRooms,
     pub transactions: Transactions,
     pub acceptance: OnceLock<Arc<dyn AcceptanceHook>>,
+    pub source: OnceLock<Arc<dyn EventSource>>,
     pub aliases: AliasReservations,
     rooms: Registry,
     states: Cache<StateNid, Arc<State>, StateWeighter>,
@@ -101,6 +103,7 @@ impl Rooms {
             users: AllUserRooms::new(share(10)),
             transactions: Transactions::default(),
             acceptance: OnceLock::new(),
+            source: OnceLock::new(),
             aliases: AliasReservations::default(),
             rooms: Registry {
                 strong: Cache::with_weighter(1024, share(20), NotedWeighter),
