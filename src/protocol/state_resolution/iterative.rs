@@ -21,7 +21,8 @@ pub(super) struct PartialState<'a> {
     /// `None` where resolution starts from an empty state (version 2.1).
     pub base: Option<&'a dyn UnconflictedState>,
     pub resolved: HashMap<StateKey, KnownEvent>,
-    power_levels: HashMap<Option<OwnedEventId>, PowerLevels>,
+    /// By the power levels and the create event that they come from.
+    power_levels: HashMap<[Option<OwnedEventId>; 2], PowerLevels>,
 }
 
 impl<'a> PartialState<'a> {
@@ -61,14 +62,14 @@ impl<'a> PartialState<'a> {
     fn is_allowed(&mut self, event: &Event) -> bool {
         let view = View { state: self, event };
         let power = view.find("m.room.power_levels", "");
-        let power_id = power.as_ref().map(|power| power.event_id().to_owned());
-        if !self.power_levels.contains_key(&power_id) {
-            let create = View { state: self, event }.find("m.room.create", "");
+        let create = view.find("m.room.create", "");
+        let ids = [&power, &create].map(|event| Some(event.as_ref()?.event_id().to_owned()));
+        if !self.power_levels.contains_key(&ids) {
             let levels = PowerLevels::from_events(create.as_deref(), power.as_deref(), self.rules);
-            self.power_levels.insert(power_id.clone(), levels);
+            self.power_levels.insert(ids.clone(), levels);
         }
         let view = View { state: self, event };
-        authorise_with(event, self.rules, &view, &self.power_levels[&power_id]).is_ok()
+        authorise_with(event, self.rules, &view, &self.power_levels[&ids]).is_ok()
     }
 }
 

@@ -27,7 +27,7 @@ pub(super) fn sort_by_power(
     rules: &RoomRules,
     events: &Events<'_>,
 ) -> Result<Vec<usize>, Needs> {
-    let mut levels = SenderLevels { rules, events, by_power_event: HashMap::new() };
+    let mut levels = SenderLevels { rules, events, by_sources: HashMap::new() };
     let mut ranks: HashMap<usize, Rank<'_>> = HashMap::with_capacity(selected.len());
     for &node in selected {
         let event = &full[node].event;
@@ -82,20 +82,22 @@ pub(super) fn sort_by_mainline(
     Ok(nodes)
 }
 
-/// The power of senders by the power levels that their events cite, each read once.
+/// The power of senders by the power levels and the create event that their events cite, each pair read
+/// once. (A room has one create event, unless its creator's server forges another.)
 struct SenderLevels<'a> {
     rules: &'a RoomRules,
     events: &'a Events<'a>,
-    by_power_event: HashMap<Option<OwnedEventId>, PowerLevels>,
+    by_sources: HashMap<[Option<OwnedEventId>; 2], PowerLevels>,
 }
 
 impl SenderLevels<'_> {
     fn of_sender(&mut self, known: &KnownEvent) -> PowerLevel {
         let event = &known.event;
         let power = self.events.find_auth_event(event, "m.room.power_levels");
-        let id = power.as_ref().map(|power| power.event.event_id().to_owned());
-        let levels = self.by_power_event.entry(id).or_insert_with(|| {
-            let create = self.events.find_create(event, self.rules);
+        let create = self.events.find_create(event, self.rules);
+        let id = |known: &KnownEvent| known.event.event_id().to_owned();
+        let ids = [power.as_ref().map(id), create.as_ref().map(id)];
+        let levels = self.by_sources.entry(ids).or_insert_with(|| {
             PowerLevels::from_events(
                 create.as_ref().map(|create| &*create.event),
                 power.as_ref().map(|power| &*power.event),
