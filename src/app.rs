@@ -23,7 +23,7 @@ use crate::{
     notifier::Notifier,
     protocol::signing::{KEY_BYTES, KeyError, SigningKey},
     push::Push,
-    rooms::{RoomSettings, Rooms},
+    rooms::{RoomSettings, Rooms, SearchIndex},
     storage::{Database, MigrateError, StorageError, Writer, migrate, run_checkpoints},
     sync::{Sync, SyncSettings},
     workflows::{
@@ -116,6 +116,7 @@ impl App {
             writer,
             accounts,
             notifier,
+            search: SearchIndex::new(rooms.clone()),
             rooms,
             ephemeral,
             push,
@@ -157,6 +158,8 @@ impl App {
         self.accounts.spawn_tasks(&self.tasks, &self.shutdown);
         self.ephemeral.spawn_tasks(&self.tasks, &self.shutdown);
         self.media.spawn_tasks();
+        let (indexing, shutdown) = (self.search.clone().run(), self.shutdown.clone());
+        self.tasks.spawn(async move { shutdown.run_until_cancelled(indexing).await });
         let (retention, shutdown) = (self.rooms.clone().run_retention(), self.shutdown.clone());
         self.tasks.spawn(async move { shutdown.run_until_cancelled(retention).await });
         let checkpoints = run_checkpoints(Arc::new(self.database.clone()), CHECKPOINT_PAUSE);

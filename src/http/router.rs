@@ -12,7 +12,7 @@ use super::{
         account, account_data, admin, capabilities, create_room, devices, filter, login, logout,
         media, messages, notifications, openid, presence, profile, push_rules, receipts, register,
         relations, reports, room_aliases, room_overview, room_state, room_upgrade,
-        rooms_membership, send, sync, third_party, typing, user_directory, versions,
+        rooms_membership, search, send, sync, third_party, typing, user_directory, versions,
     },
     error::MatrixError,
     health,
@@ -30,6 +30,8 @@ pub fn build_router(app: AppState) -> Router {
     let routes = route_events(routes);
     let routes = route_directory(routes);
     let routes = routes
+        // search.rs
+        .client("/search", post(search::search))
         // sync.rs
         .client("/sync", get(sync::get_sync))
         // versions.rs

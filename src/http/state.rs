@@ -13,7 +13,7 @@ use crate::{
     media::Media,
     notifier::Notifier,
     push::Push,
-    rooms::Rooms,
+    rooms::{Rooms, SearchIndex},
     storage::{Database, Writer},
     sync::Sync,
 };
@@ -27,6 +27,7 @@ pub struct App {
     pub accounts: Arc<Accounts>,
     pub notifier: Notifier,
     pub rooms: Rooms,
+    pub search: SearchIndex,
     pub ephemeral: Ephemeral,
     pub push: Push,
     pub sync: Sync,

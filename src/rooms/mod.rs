@@ -25,6 +25,9 @@ mod related;
 mod retention;
 mod room;
 mod room_name;
+mod search;
+mod search_index;
+mod search_terms;
 mod send;
 mod served;
 mod source;
@@ -59,6 +62,9 @@ pub use registry::{RoomSettings, Rooms};
 pub use related::{ChildrenRequest, RECURSION_DEPTH_MAX, ThreadsPage, ThreadsRequest};
 pub use room::{Head, RECENT_EVENTS_MAX, Room};
 pub use room_name::RoomName;
+pub use search::{SearchHit, SearchOrder, SearchPage, SearchPlace, SearchRequest, rooms_of_hits};
+pub use search_index::{SearchIndex, SearchKey};
+pub use search_terms::SearchQuery;
 pub use served::{AUTH_CHAIN_EVENTS_MAX, BACKFILL_EVENTS_MAX};
 pub use source::{
     EventSource, FETCH_EVENTS_MAX, FetchedState, MISSING_EVENTS_MAX, OTHERS_MAX, Question, StateIds,

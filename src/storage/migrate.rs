@@ -41,7 +41,8 @@ const MIGRATIONS: &[Migration] = migrations![
     "0003_accounts",
     "0004_directory",
     "0005_ephemeral",
-    "0006_media"
+    "0006_media",
+    "0007_search"
 ];
 
 /// Applies what is missing, each migration in a transaction of its own; returns the names of

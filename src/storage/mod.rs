@@ -27,6 +27,7 @@ pub mod redactions;
 pub mod relations;
 pub mod reports;
 pub mod rooms;
+pub mod search;
 pub mod snapshots;
 pub mod state_keys;
 

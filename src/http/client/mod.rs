@@ -27,6 +27,7 @@ pub mod room_paths;
 pub mod room_state;
 pub mod room_upgrade;
 pub mod rooms_membership;
+pub mod search;
 pub mod send;
 pub mod sync;
 pub mod third_party;
