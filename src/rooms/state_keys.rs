@@ -1,11 +1,17 @@
 //! Numbers for pairs of event type and state key, given out in memory and written with the
 //! first event that needs them.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicI64, Ordering},
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
+    },
 };
 
+use parking_lot::Mutex;
 use quick_cache::{Weighter, sync::Cache};
 
 use crate::storage::{self, Database, StateKeyNid, StorageError, UserNid, WriteTx};
@@ -22,9 +28,25 @@ pub struct StateKey {
     pub nid: StateKeyNid,
     pub kind: Box<str>,
     pub state_key: Box<str>,
+    /// Whether somebody uses the number. Until then it says that the pair is not in the database.
+    given: AtomicBool,
     /// Whether the row is known to be committed.
     stored: AtomicBool,
+    unstored: Arc<Unstored>,
 }
+
+/// Numbers that were given out and are not committed yet. They must be found while anybody holds
+/// them, whatever the cache throws out, since one pair must not get two numbers.
+#[derive(Debug, Default)]
+struct Unstored {
+    keys: Mutex<HashMap<Pair, Weak<StateKey>>>,
+    /// One rises with every number that commits: what the database was not found to hold before,
+    /// it may hold now. Many, each for some of the pairs, so that few look twice.
+    epochs: [AtomicU64; EPOCHS],
+}
+
+/// Epochs that pairs are spread over.
+const EPOCHS: usize = 32;
 
 type Pair = (Box<str>, Box<str>);
 
@@ -42,6 +64,7 @@ impl Weighter<Pair, Arc<StateKey>> for PairWeighter {
 pub struct StateKeys {
     database: Database,
     known: Arc<Cache<Pair, Arc<StateKey>, PairWeighter>>,
+    unstored: Arc<Unstored>,
     next: Arc<AtomicI64>,
 }
 
@@ -62,7 +85,8 @@ impl StateKeys {
         let estimate = (memory_bytes / ENTRY_BYTES).max(64) as usize;
         let known = Arc::new(Cache::with_weighter(estimate, memory_bytes, PairWeighter));
         // Numbers rise by two, so that the lowest bit can tell memberships.
-        Ok(Self { database, known, next: Arc::new(AtomicI64::new((newest.0 | 1) + 1)) })
+        let next = Arc::new(AtomicI64::new((newest.0 | 1) + 1));
+        Ok(Self { database, known, unstored: Arc::default(), next })
     }
 
     /// The number of a pair that has one.
@@ -71,28 +95,27 @@ impl StateKeys {
         kind: &str,
         state_key: &str,
     ) -> Result<Option<Arc<StateKey>>, StorageError> {
-        if let Some(known) = self.known.get(&PairRef(kind, state_key)) {
-            return Ok(Some(known));
-        }
-        let found = storage::state_keys::find(&self.database, kind, state_key).await?;
-        Ok(match found {
-            Some(nid) => Some(self.remember(nid, kind, state_key, true).await),
-            None => None,
-        })
+        let epoch = self.unstored.epoch(kind, state_key);
+        let key = self.look_up(kind, state_key, epoch).await?;
+        Ok(key.filter(|key| key.given.load(Ordering::Acquire)))
     }
 
     /// The number of a pair that was looked up not long ago; never reads the database.
     pub fn find_cached(&self, kind: &str, state_key: &str) -> Option<Arc<StateKey>> {
-        self.known.get(&PairRef(kind, state_key))
+        let key = self.known.get(&PairRef(kind, state_key));
+        key.filter(|key| key.given.load(Ordering::Acquire))
     }
 
     /// The number of a pair, a new one if need be; see [`StateKey::store`].
     pub async fn intern(&self, kind: &str, state_key: &str) -> Result<Arc<StateKey>, StorageError> {
-        if let Some(known) = self.find(kind, state_key).await? {
-            return Ok(known);
+        loop {
+            let epoch = self.unstored.epoch(kind, state_key);
+            if let Some(key) = self.look_up(kind, state_key, epoch).await?
+                && let Some(given) = self.unstored.give(key, epoch)
+            {
+                return Ok(given);
+            }
         }
-        let nid = self.next.fetch_add(2, Ordering::Relaxed) + i64::from(kind == MEMBER);
-        Ok(self.remember(StateKeyNid(nid), kind, state_key, false).await)
     }
 
     /// The number of a user's membership, which stands for the user.
@@ -100,20 +123,83 @@ impl StateKeys {
         Ok(self.find(MEMBER, user).await?.map(|key| key.nid))
     }
 
-    /// Keeps the first of several that were made at once.
-    async fn remember(
+    /// What is known of a pair, which may be that nobody has used it (a number that is not given
+    /// to anybody). `None` when numbers committed meanwhile, so that nobody knows.
+    async fn look_up(
         &self,
-        nid: StateKeyNid,
         kind: &str,
         state_key: &str,
-        stored: bool,
-    ) -> Arc<StateKey> {
-        let pair = (Box::from(kind), Box::from(state_key));
-        let made = async {
-            let (kind, state_key) = (Box::from(kind), Box::from(state_key));
-            Ok::<_, ()>(Arc::new(StateKey { nid, kind, state_key, stored: stored.into() }))
+        epoch: u64,
+    ) -> Result<Option<Arc<StateKey>>, StorageError> {
+        let pair = PairRef(kind, state_key);
+        if let Some(known) = self.known.get(&pair).or_else(|| self.unstored.get(kind, state_key)) {
+            return Ok(Some(known));
+        }
+        let found = storage::state_keys::find(&self.database, kind, state_key).await?;
+        if found.is_none() && self.unstored.epoch(kind, state_key) != epoch {
+            return Ok(None);
+        }
+        let make = || {
+            let fresh = || self.next.fetch_add(2, Ordering::Relaxed) + i64::from(kind == MEMBER);
+            let key = StateKey {
+                nid: found.unwrap_or_else(|| StateKeyNid(fresh())),
+                kind: kind.into(),
+                state_key: state_key.into(),
+                given: found.is_some().into(),
+                stored: found.is_some().into(),
+                unstored: Arc::clone(&self.unstored),
+            };
+            Ok::<_, Infallible>(Arc::new(key))
         };
-        self.known.get_or_insert_async(&pair, made).await.expect("making it cannot fail")
+        // The first of several that were made at once stays.
+        let pair = (Box::from(kind), Box::from(state_key));
+        let Ok(key) = self.known.get_or_insert_with(&pair, make);
+        Ok(Some(key))
+    }
+}
+
+impl Unstored {
+    fn epoch(&self, kind: &str, state_key: &str) -> u64 {
+        self.epoch_of(kind, state_key).load(Ordering::SeqCst)
+    }
+
+    fn epoch_of(&self, kind: &str, state_key: &str) -> &AtomicU64 {
+        let mut hasher = DefaultHasher::new();
+        (kind, state_key).hash(&mut hasher);
+        &self.epochs[hasher.finish() as usize % EPOCHS]
+    }
+
+    fn get(&self, kind: &str, state_key: &str) -> Option<Arc<StateKey>> {
+        let pair = (Box::from(kind), Box::from(state_key));
+        self.keys.lock().get(&pair).and_then(Weak::upgrade)
+    }
+
+    /// Gives a number to whoever asks first, and the same one to all others. `None` when the
+    /// database may hold another one since `epoch`.
+    fn give(&self, key: Arc<StateKey>, epoch: u64) -> Option<Arc<StateKey>> {
+        if key.given.load(Ordering::Acquire) {
+            return Some(key);
+        }
+        let mut keys = self.keys.lock();
+        let pair = (key.kind.clone(), key.state_key.clone());
+        if let Some(given) = keys.get(&pair).and_then(Weak::upgrade) {
+            return Some(given);
+        }
+        if self.epoch(&key.kind, &key.state_key) != epoch {
+            return None;
+        }
+        if keys.len() == keys.capacity() {
+            keys.retain(|_, key| key.strong_count() > 0);
+        }
+        keys.insert(pair, Arc::downgrade(&key));
+        key.given.store(true, Ordering::Release);
+        Some(key)
+    }
+
+    fn note_stored(&self, key: &StateKey) {
+        let mut keys = self.keys.lock();
+        self.epoch_of(&key.kind, &key.state_key).fetch_add(1, Ordering::SeqCst);
+        keys.remove(&(key.kind.clone(), key.state_key.clone()));
     }
 }
 
@@ -124,7 +210,11 @@ impl StateKey {
             return;
         }
         storage::state_keys::insert(tx, self.nid, &self.kind, &self.state_key);
-        let stored = Arc::clone(self);
-        tx.after_commit(move |_| stored.stored.store(true, Ordering::Release));
+        let key = Arc::clone(self);
+        tx.after_commit(move |_| {
+            if !key.stored.swap(true, Ordering::AcqRel) {
+                key.unstored.note_stored(&key);
+            }
+        });
     }
 }
