@@ -3,7 +3,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, Ordering},
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use parking_lot::Mutex;
@@ -19,6 +19,8 @@ use crate::{
 };
 
 const ROOM_BYTES: u64 = 512;
+/// What a remembered user takes, roughly.
+const PLAIN_BYTES: u64 = 120;
 /// What the compiled rules of one user take, roughly.
 const RULES_BYTES: u64 = 12_000;
 
@@ -59,7 +61,13 @@ impl Default for Unchecked {
 }
 
 /// The audiences of the rooms in use.
-pub(super) struct Audiences(Cache<RoomNid, Arc<Audience>, NotedWeighter>);
+pub(super) struct Audiences {
+    rooms: Cache<RoomNid, Arc<Audience>, NotedWeighter>,
+    /// Users who were found to have no rules of their own, so that a join need not ask again.
+    plain: Cache<OwnedUserId, ()>,
+    /// Rises with every change of somebody's rules: what was read before may be old.
+    epoch: AtomicU64,
+}
 
 impl Weighed for Audience {
     fn noted_weight(&self) -> &NotedWeight {
@@ -73,8 +81,11 @@ impl Weighed for Audience {
 
 impl Audiences {
     pub fn new(memory_bytes: u64) -> Self {
-        let estimate = (memory_bytes / ROOM_BYTES / 2).max(64) as usize;
-        Self(Cache::with_weighter(estimate, memory_bytes, NotedWeighter))
+        let (plain_bytes, room_bytes) = (memory_bytes / 8, memory_bytes - memory_bytes / 8);
+        let estimate = (room_bytes / ROOM_BYTES / 2).max(64) as usize;
+        let rooms = Cache::with_weighter(estimate, room_bytes, NotedWeighter);
+        let plain = Cache::new((plain_bytes / PLAIN_BYTES).max(64) as usize);
+        Self { rooms, plain, epoch: AtomicU64::new(0) }
     }
 
     /// The audience of a room, up to date.
@@ -84,24 +95,48 @@ impl Audiences {
         room: &Arc<Room>,
     ) -> Result<Arc<Audience>, StorageError> {
         // In the cache before the rows are read, so that no change in between is missed.
-        let made = || self.0.get_or_insert_with(&room.nid, || Ok::<_, ()>(Audience::unread()));
-        let audience = self.0.get(&room.nid);
+        let made = || self.rooms.get_or_insert_with(&room.nid, || Ok::<_, ()>(Audience::unread()));
+        let audience = self.rooms.get(&room.nid);
         let audience = audience.unwrap_or_else(|| made().unwrap_or_else(|()| Audience::unread()));
         if audience.is_outdated.load(Ordering::Acquire) {
-            audience.update(rooms, room).await?;
-            reweigh(&self.0, &room.nid);
+            audience.update(self, rooms, room).await?;
+            reweigh(&self.rooms, &room.nid);
         }
         Ok(audience)
     }
 
     /// Reads the room's audience anew at its next event.
     pub fn forget(&self, room: RoomNid) {
-        self.0.remove(&room);
+        self.rooms.remove(&room);
     }
 
     /// Looks at a user's rules again, wherever they are.
     pub fn recheck(&self, user: &UserId) {
-        self.0.iter().for_each(|(_, audience)| audience.recheck(user));
+        self.epoch.fetch_add(1, Ordering::SeqCst);
+        self.plain.remove(user);
+        self.rooms.iter().for_each(|(_, audience)| audience.recheck(user));
+    }
+
+    /// The rules of those users who have some of their own.
+    async fn list_rules(
+        &self,
+        rooms: &Rooms,
+        users: &[OwnedUserId],
+    ) -> Result<Vec<(String, String)>, StorageError> {
+        let epoch = self.epoch.load(Ordering::SeqCst);
+        let unknown = users.iter().filter(|user| self.plain.get(*user).is_none());
+        let unknown: Vec<&str> = unknown.map(|user| user.as_str()).collect();
+        if unknown.is_empty() {
+            return Ok(Vec::new());
+        }
+        let rows = storage::counts::list_rules_of_users(rooms.database(), &unknown).await?;
+        for user in users.iter().filter(|user| !rows.iter().any(|(known, _)| *known == **user)) {
+            self.plain.insert(user.clone(), ());
+            if self.epoch.load(Ordering::SeqCst) != epoch {
+                self.plain.remove(user);
+            }
+        }
+        Ok(rows)
     }
 }
 
@@ -145,13 +180,18 @@ impl Audience {
         levels
     }
 
-    async fn update(&self, rooms: &Rooms, room: &Arc<Room>) -> Result<(), StorageError> {
+    async fn update(
+        &self,
+        audiences: &Audiences,
+        rooms: &Rooms,
+        room: &Arc<Room>,
+    ) -> Result<(), StorageError> {
         let _alone = self.reading.lock().await;
         if !self.is_outdated.swap(false, Ordering::AcqRel) {
             return Ok(());
         }
         let unchecked = std::mem::take(&mut *self.unchecked.lock());
-        let result = self.check(rooms, room, &unchecked).await;
+        let result = self.check(audiences, rooms, room, &unchecked).await;
         if result.is_err() {
             *self.unchecked.lock() = Unchecked::All;
             self.is_outdated.store(true, Ordering::Release);
@@ -161,6 +201,7 @@ impl Audience {
 
     async fn check(
         &self,
+        audiences: &Audiences,
         rooms: &Rooms,
         room: &Arc<Room>,
         unchecked: &Unchecked,
@@ -168,10 +209,7 @@ impl Audience {
         let database = rooms.database();
         let rows = match unchecked {
             Unchecked::All => storage::counts::list_rules_of_members(database, room.nid).await?,
-            Unchecked::Users(users) => {
-                let users: Vec<_> = users.iter().map(|user| user.as_str()).collect();
-                storage::counts::list_rules_of_users(database, &users).await?
-            }
+            Unchecked::Users(users) => audiences.list_rules(rooms, users).await?,
         };
         let user_ids: Vec<&str> = rows.iter().map(|(user, _)| user.as_str()).collect();
         let quiet = match user_ids.is_empty() {
