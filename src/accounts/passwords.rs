@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use argon2::{
     Algorithm, Argon2, Params, PasswordHash, PasswordHasher, PasswordVerifier, Version,
-    password_hash::SaltString,
+    password_hash::{Output, ParamsString, SaltString},
 };
 use tokio::sync::Semaphore;
 
@@ -32,7 +32,7 @@ impl Passwords {
             .unwrap_or_default();
         let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let decoy_hash = hash_with(&argon2, &clock, "nobody has this password").into();
+        let decoy_hash = make_decoy(&argon2, &clock).into();
         Self { argon2, clock, permits: Arc::new(Semaphore::new(threads)), decoy_hash }
     }
 
@@ -64,10 +64,30 @@ impl Passwords {
     }
 }
 
-fn hash_with(argon2: &Argon2<'_>, clock: &Clock, password: &str) -> String {
+fn make_salt(clock: &Clock) -> SaltString {
     let mut salt = [0_u8; SALT_BYTES];
     clock.fill_random(&mut salt);
-    let salt = SaltString::encode_b64(&salt).expect("16 bytes are a valid salt");
+    SaltString::encode_b64(&salt).expect("16 bytes are a valid salt")
+}
+
+/// The hash of no password, as dear to compare with as any other; made without hashing, which would
+/// take time and memory at every start.
+fn make_decoy(argon2: &Argon2<'_>, clock: &Clock) -> String {
+    let salt = make_salt(clock);
+    let mut output = [0_u8; Params::DEFAULT_OUTPUT_LEN];
+    clock.fill_random(&mut output);
+    let decoy = PasswordHash {
+        algorithm: Algorithm::Argon2id.ident(),
+        version: Some(Version::V0x13.into()),
+        params: ParamsString::try_from(argon2.params()).expect("Argon2 writes its own parameters"),
+        salt: Some(salt.as_salt()),
+        hash: Some(Output::new(&output).expect("32 bytes are a valid output")),
+    };
+    decoy.to_string()
+}
+
+fn hash_with(argon2: &Argon2<'_>, clock: &Clock, password: &str) -> String {
+    let salt = make_salt(clock);
     let hash = argon2.hash_password(password.as_bytes(), &salt);
     hash.expect("the configuration was checked, and a password is shorter than 4 GiB").to_string()
 }
@@ -85,6 +105,20 @@ mod tests {
         assert!(hash.starts_with("$argon2id$"));
         assert!(passwords.verify("secret".to_owned(), Some(hash.clone())).await);
         assert!(!passwords.verify("Secret".to_owned(), Some(hash)).await);
-        assert!(!passwords.verify("nobody has this password".to_owned(), None).await);
+        assert!(!passwords.verify("secret".to_owned(), None).await);
+    }
+
+    #[test]
+    fn decoy_costs_what_a_password_costs() {
+        let config = Argon2Config { memory: Size::kib(16), iterations: 2, parallelism: 1 };
+        let clock = Clock::scripted(0, 1);
+        let passwords = Passwords::new(&config, clock.clone());
+        let real = hash_with(&passwords.argon2, &clock, "secret");
+        let parameters = |hash: &str| {
+            let hash = PasswordHash::new(hash).unwrap();
+            let lengths = (hash.salt.map(|s| s.len()), hash.hash.map(|h| h.len()));
+            (hash.algorithm.to_string(), hash.version, hash.params.to_string(), lengths)
+        };
+        assert_eq!(parameters(&passwords.decoy_hash), parameters(&real));
     }
 }
