@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use ruma::UserId;
 use serde_json::Value;
 
-use super::Accounts;
+use super::{Accounts, flags::AccountFlags};
 use crate::storage::{StorageError, accounts, jobs, profiles};
 
 /// The job that brings a user's name and picture into the member events of all rooms; its subject
@@ -53,11 +53,11 @@ impl Accounts {
             return Ok(Some(profile));
         }
         let epoch = self.profile_cache.epoch();
-        let account = self.find_account(user_id).await?;
-        if account.is_none_or(|account| account.flags.is_deactivated()) {
+        let found = profiles::find(&self.database, user_id.as_str()).await?;
+        let Some((_, rows)) = found.filter(|(flags, _)| !AccountFlags(*flags).is_deactivated())
+        else {
             return Ok(None);
-        }
-        let rows = profiles::list(&self.database, user_id.as_str()).await?;
+        };
         let profile = Arc::new(parse_profile(rows)?);
         self.profile_cache.insert(user_id, profile.clone(), epoch);
         Ok(Some(profile))

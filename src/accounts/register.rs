@@ -1,8 +1,9 @@
 //! New accounts: what a name may be, who may register, and the one act that makes an account.
 //! The first person registers with a one-time token and becomes administrator.
 
+use std::sync::Arc;
+
 use ruma::{OwnedUserId, UserId};
-use serde_json::Value;
 use subtle::ConstantTimeEq;
 
 use super::{
@@ -10,6 +11,7 @@ use super::{
     flags::AccountFlags,
     interactive_auth::Stage,
     login::{DeviceRequest, LoginError, NewSession, TokenRow},
+    profiles::Profile,
 };
 use crate::{
     config::RegistrationMode,
@@ -73,6 +75,8 @@ pub enum RegisterError {
 /// Everything that one registration writes.
 struct Registration {
     account: StoredAccount,
+    /// What others see of a new user.
+    profile: Profile,
     /// Whether the account is there already, as a guest's.
     is_upgrade: bool,
     /// A token of the database to be used up by it.
@@ -199,6 +203,7 @@ impl Accounts {
                 appservice_id: account.appservice_id,
                 created_ts: self.clock.now_ms() as i64,
             },
+            profile: first_profile(&user_id),
             is_upgrade: account.guest.is_some(),
             token: account.registration_token.filter(|token| !self.is_configured_token(token)),
             device: None,
@@ -212,6 +217,8 @@ impl Accounts {
             session = Some(fresh.into_session(user_id.clone(), device_id));
         }
         let (sessions, upgraded) = (self.sessions.clone(), user_id.clone());
+        let epoch = self.profile_cache.epoch();
+        let profile = (!registration.is_upgrade).then(|| registration.profile.clone());
         let written: Result<(), RegisterError> = self
             .writer
             .transact(move |tx| {
@@ -226,6 +233,9 @@ impl Accounts {
             })
             .await;
         written?;
+        if let Some(profile) = profile {
+            self.profile_cache.insert(&user_id, Arc::new(profile), epoch);
+        }
         Ok(Registered { user_id, session })
     }
 
@@ -266,6 +276,11 @@ impl Accounts {
     }
 }
 
+/// Other people see the name as it is written until the user chooses another one.
+fn first_profile(user_id: &UserId) -> Profile {
+    Profile([("displayname".to_owned(), user_id.localpart().into())].into())
+}
+
 impl From<LoginError> for RegisterError {
     fn from(error: LoginError) -> Self {
         match error {
@@ -289,11 +304,9 @@ impl Registration {
         match (existing, self.is_upgrade) {
             (None, false) => {
                 accounts::insert(tx, &self.account).await?;
-                // Other people see the name as it is written until the user chooses another one.
-                let localpart = user_id.strip_prefix('@').unwrap_or(&user_id);
-                let localpart = localpart.split(':').next().unwrap_or_default();
-                let display_name = Value::from(localpart).to_string();
-                profiles::set_field(tx, &user_id, "displayname", &display_name).await?;
+                for (field, value) in self.profile.0 {
+                    profiles::set_field(tx, &user_id, &field, &value.to_string()).await?;
+                }
             }
             (Some(guest), true) if AccountFlags(guest.flags) == AccountFlags::GUEST => {
                 let hash = self.account.password_hash.as_deref();

@@ -3,12 +3,19 @@
 use super::{Database, StorageError, WriteTransaction};
 use crate::params;
 
-/// All fields with their values in JSON (their size together is limited when they are set).
-pub async fn list(
+/// An account's flags with all fields and their values in JSON (their size together is limited when
+/// they are set); `None` when there is no such account.
+pub async fn find(
     database: &Database,
     user_id: &str,
-) -> Result<Vec<(String, String)>, StorageError> {
-    database.fetch_all(LIST_SQL, &params![user_id]).await
+) -> Result<Option<(i64, Vec<(String, String)>)>, StorageError> {
+    let sql = "SELECT a.flags, p.field, p.value FROM accounts a
+        LEFT JOIN profiles p ON p.user_id = a.user_id WHERE a.user_id = $1 ORDER BY p.field";
+    let rows: Vec<(i64, Option<String>, Option<String>)> =
+        database.fetch_all(sql, &params![user_id]).await?;
+    let flags = rows.first().map(|(flags, ..)| *flags);
+    let fields = rows.into_iter().filter_map(|(_, field, value)| field.zip(value)).collect();
+    Ok(flags.map(|flags| (flags, fields)))
 }
 
 pub async fn list_in(
