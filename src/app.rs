@@ -2,8 +2,7 @@
 
 use std::{
     fs::{File, TryLockError},
-    io::{self, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    io,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -17,6 +16,7 @@ use crate::{
     accounts::Accounts,
     clock::Clock,
     config::{CacheShare, Config, DatabaseLocation},
+    durable::{create_private_dirs, write_private_file},
     ephemeral::{Ephemeral, EphemeralSettings, PresenceSettings},
     http::{RegistrationNonces, rate_limit::RateLimits},
     media::{Media, OpenMediaError},
@@ -230,22 +230,12 @@ fn load_signing_key(config: &Config, clock: &Clock) -> Result<SigningKey, StartE
             let name = format!("a_{}", clock.random_text(KEY_NAME_LENGTH));
             let key = SigningKey::from_seed(&name, &seed)
                 .map_err(|source| StartError::SigningKey { path: path.clone(), source })?;
-            write_signing_key(&path, &key)
+            // Durable before the key signs anything.
+            write_private_file(&path, key.format_key_file().as_bytes())
                 .map_err(|source| StartError::SigningKeyFile { path, source })?;
             Ok(key)
         }
         Err(source) => Err(StartError::SigningKeyFile { path, source }),
-    }
-}
-
-/// Makes the file durable before the key signs anything.
-fn write_signing_key(path: &Path, key: &SigningKey) -> io::Result<()> {
-    let mut file = File::options().create_new(true).write(true).mode(0o600).open(path)?;
-    file.write_all(key.format_key_file().as_bytes())?;
-    file.sync_all()?;
-    match path.parent() {
-        Some(directory) => File::open(directory)?.sync_all(),
-        None => Ok(()),
     }
 }
 
@@ -265,8 +255,7 @@ pub async fn open_database(config: &Config) -> Result<Database, StorageError> {
 pub fn lock_data_dir(data_dir: &Path) -> Result<File, StartError> {
     let failed = |source| StartError::DataDir { path: data_dir.to_owned(), source };
     // Whoever else works on this machine has no business in people's conversations.
-    let mut builder = std::fs::DirBuilder::new();
-    builder.recursive(true).mode(0o700).create(data_dir).map_err(failed)?;
+    create_private_dirs(data_dir).map_err(failed)?;
     let path = data_dir.join(LOCK_FILE);
     let file = File::options().create(true).append(true).open(path).map_err(failed)?;
     match file.try_lock() {

@@ -17,12 +17,14 @@
 //! - [`notifier`]: wakes waiting syncs.
 //! - [`media`]: uploads, downloads and small versions of pictures.
 //! - [`clock`]: time and randomness as arguments.
+//! - [`durable`]: files whose names survive a power cut.
 
 pub mod accounts;
 pub mod app;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod durable;
 pub mod ephemeral;
 pub mod http;
 pub mod media;

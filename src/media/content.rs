@@ -15,6 +15,8 @@ use std::{
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
+use crate::durable::{create_dir, sync_dir};
+
 /// Where contents lie.
 const CONTENT_DIR: &str = "content";
 /// Where contents are written before they have a row.
@@ -241,18 +243,6 @@ pub fn read_at(file: &File, offset: u64, length: usize) -> io::Result<Vec<u8>> {
     let mut buffer = vec![0; length];
     file.read_exact_at(&mut buffer, offset)?;
     Ok(buffer)
-}
-
-/// Makes the names in a directory durable.
-pub fn sync_dir(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
-}
-
-pub fn create_dir(path: &Path) -> io::Result<()> {
-    match fs::create_dir(path) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-        _ => Ok(()),
-    }
 }
 
 fn parent(path: &Path) -> &Path {

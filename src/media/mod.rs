@@ -30,6 +30,7 @@ use self::{
 use crate::{
     clock::Clock,
     config::{CacheShare, Config, MediaConfig, UnauthenticatedAccess},
+    durable::create_private_dirs,
     storage::{Database, StorageError, Writer},
 };
 
@@ -82,7 +83,7 @@ impl Media {
     ) -> Result<Arc<Self>, OpenMediaError> {
         let path = config.media_dir();
         let failed = |source| OpenMediaError::Directory { path: path.clone(), source };
-        std::fs::create_dir_all(&path).map_err(failed)?;
+        create_private_dirs(&path).map_err(failed)?;
         let content = ContentStore::open(&path).map_err(failed)?;
         let thumbnails = Thumbnails::open(&path, &config.media, clock.clone()).map_err(failed)?;
         leftovers::sweep(&content, &database, failed).await?;

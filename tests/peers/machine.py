@@ -155,6 +155,16 @@ def stop_server(directory):
     raise MachineError(f"the server of {directory} did not end within {STOP_SECONDS_MAX} s of SIGTERM")
 
 
+def wait_until_ended(directory):
+    """Waits for a server that was told to end."""
+    process_id = load_plan(directory)["pid"]
+    deadline = time.monotonic() + STOP_SECONDS_MAX
+    while process_is_running(process_id):
+        if time.monotonic() > deadline:
+            raise MachineError(f"the server of {directory} did not end within {STOP_SECONDS_MAX} s")
+        time.sleep(0.02)
+
+
 def restart_server(directory):
     """Stops a server and starts it again with the same data, at the same address."""
     return launch(pathlib.Path(directory), stop_server(directory))

@@ -10,10 +10,7 @@ use std::{
 };
 
 use super::shape::{Method, Shape};
-use crate::{
-    clock::Clock,
-    media::content::{ContentHash, create_dir},
-};
+use crate::{clock::Clock, durable::create_dir, media::content::ContentHash};
 
 /// What all thumbnails may take on disk.
 const SHELF_BYTES_MAX: u64 = 1 << 30;
