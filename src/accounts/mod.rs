@@ -10,6 +10,7 @@ pub mod manage;
 mod passwords;
 pub mod profiles;
 pub mod push_rules;
+pub mod pushers;
 pub mod register;
 pub mod sessions;
 mod user_cache;

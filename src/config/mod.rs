@@ -25,6 +25,7 @@ mod sessions;
 mod sync;
 mod units;
 mod users;
+mod voip;
 mod well_known;
 
 use std::path::{Path, PathBuf};
@@ -52,6 +53,7 @@ pub use self::{
     sync::SyncConfig,
     units::Size,
     users::{Argon2Config, UsersConfig},
+    voip::VoipConfig,
     well_known::{SupportContact, WellKnownConfig},
 };
 use self::{layers::Layers, problems::Problems};
@@ -76,6 +78,7 @@ pub struct Config {
     pub limits: LimitsConfig,
     pub memory: MemoryConfig,
     pub federation: FederationConfig,
+    pub voip: VoipConfig,
     pub well_known: WellKnownConfig,
     pub logging: LoggingConfig,
     pub metrics: MetricsConfig,
@@ -98,6 +101,7 @@ impl Default for Config {
             limits: LimitsConfig::default(),
             memory: MemoryConfig::default(),
             federation: FederationConfig::default(),
+            voip: VoipConfig::default(),
             well_known: WellKnownConfig::default(),
             logging: LoggingConfig::default(),
             metrics: MetricsConfig::default(),
@@ -177,6 +181,7 @@ impl Config {
         self.rate_limits.validate(problems);
         self.limits.validate(problems);
         self.memory.validate(problems);
+        self.voip.complete(problems);
         self.well_known.validate(problems);
         self.logging.validate(problems);
     }

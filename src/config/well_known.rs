@@ -18,6 +18,9 @@ pub struct WellKnownConfig {
     /// A page with help for users.
     #[serde(with = "units::optional")]
     pub support_page: Option<String>,
+    /// The public key (ed25519, unpadded base64) of the policy server that bears this server's name.
+    #[serde(with = "units::optional")]
+    pub policy_server_key: Option<String>,
     /// Whom to ask.
     pub support_contacts: Vec<SupportContact>,
 }
@@ -56,6 +59,10 @@ impl WellKnownConfig {
         {
             problems.add("well_known.server", "must be a host name, with or without a port");
         }
+        if self.policy_server_key.as_ref().is_some_and(|key| !is_public_key(key)) {
+            let message = "must be an ed25519 public key: 43 characters of unpadded base64";
+            problems.add("well_known.policy_server_key", message);
+        }
         for (index, contact) in self.support_contacts.iter().enumerate() {
             if contact.matrix_id.is_none() && contact.email_address.is_none() {
                 problems.add(
@@ -65,4 +72,10 @@ impl WellKnownConfig {
             }
         }
     }
+}
+
+/// 32 bytes in base64 of either alphabet, without padding.
+fn is_public_key(key: &str) -> bool {
+    key.len() == 43
+        && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+/-_".contains(&byte))
 }

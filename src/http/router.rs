@@ -9,10 +9,11 @@ use axum::{
 
 use super::{
     client::{
-        account, account_data, admin, capabilities, create_room, devices, filter, login, logout,
-        media, messages, notifications, openid, presence, profile, push_rules, receipts, register,
-        relations, reports, room_aliases, room_overview, room_state, room_upgrade,
-        rooms_membership, search, send, sync, third_party, typing, user_directory, versions,
+        account, account_data, admin, appservice, capabilities, create_room, devices, filter,
+        login, logout, media, messages, notifications, old_sync, openid, presence, profile,
+        push_rules, pushers, receipts, register, relations, reports, room_aliases, room_overview,
+        room_state, room_upgrade, rooms_membership, search, send, sso, sync, third_party, typing,
+        user_directory, versions, voip,
     },
     error::MatrixError,
     health,
@@ -34,12 +35,23 @@ pub fn build_router(app: AppState) -> Router {
         .client("/search", post(search::search))
         // sync.rs
         .client("/sync", get(sync::get_sync))
+        // old_sync.rs
+        .client("/initialSync", get(old_sync::get_snapshot))
+        .client("/rooms/{room_id}/initialSync", get(old_sync::get_room_snapshot))
+        .client("/events", get(old_sync::get_events))
+        .client("/events/{event_id}", get(old_sync::get_event))
+        // voip.rs
+        .client("/voip/turnServer", get(voip::get_turn_server))
+        // appservice.rs
+        .client("/directory/list/appservice/{network}/{room_id}", put(appservice::list_in_network))
+        .v1("/appservice/{appservice}/ping", post(appservice::ping))
         // versions.rs
         .plain("/_matrix/client/versions", get(versions::get_versions))
         // well_known.rs
         .plain("/.well-known/matrix/client", get(well_known::get_client))
         .plain("/.well-known/matrix/server", get(well_known::get_server))
         .plain("/.well-known/matrix/support", get(well_known::get_support))
+        .plain("/.well-known/matrix/policy_server", get(well_known::get_policy_server))
         // health.rs
         .plain("/health", get(health::get_health));
     routes.finish(app)
@@ -59,6 +71,9 @@ fn route_accounts(routes: Routes) -> Routes {
         .client("/login", get(login::list_flows).post(login::log_in))
         .client("/refresh", post(login::refresh))
         .plain("/_matrix/client/v1/login/get_token", post(login::create_login_token))
+        // sso.rs
+        .client("/login/sso/redirect", get(sso::redirect))
+        .client("/login/sso/redirect/{provider}", get(sso::redirect_to_provider))
         // logout.rs
         .client("/logout", post(logout::log_out))
         .client("/logout/all", post(logout::log_out_everywhere))
@@ -160,6 +175,9 @@ fn route_user_data(routes: Routes) -> Routes {
             &format!("{rule}/actions"),
             get(push_rules::get_actions).put(push_rules::set_actions),
         )
+        // pushers.rs
+        .client("/pushers", get(pushers::list_pushers))
+        .client("/pushers/set", post(pushers::set_pusher))
         // user_directory.rs
         .client("/user_directory/search", post(user_directory::search))
         // third_party.rs

@@ -39,6 +39,12 @@ pub async fn get_support(State(app): State<AppState>) -> MatrixResult<Json<Value
     if body.is_empty() { Err(not_configured()) } else { Ok(Json(Value::Object(body))) }
 }
 
+/// `GET /.well-known/matrix/policy_server`: for whoever runs a policy server under the same name.
+pub async fn get_policy_server(State(app): State<AppState>) -> MatrixResult<Json<Value>> {
+    let key = app.config.well_known.policy_server_key.as_ref().ok_or_else(not_configured)?;
+    Ok(Json(json!({ "public_keys": { "ed25519": key } })))
+}
+
 /// What the administrator has said; the server's guess about its own address is no discovery information.
 fn find_client_base_url(config: &Config) -> Option<&str> {
     let url = config.well_known.client_base_url.as_ref().or(config.server.public_url.as_ref());

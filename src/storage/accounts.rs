@@ -160,6 +160,7 @@ pub async fn delete_personal_data(
         "DELETE FROM account_data WHERE user_id = $1",
         "DELETE FROM filters WHERE user_id = $1",
         "DELETE FROM short_tokens WHERE user_id = $1",
+        "DELETE FROM pushers WHERE user_id = $1",
     ] {
         tx.execute(sql, &params![user_id]).await?;
     }

@@ -104,6 +104,7 @@ pub async fn delete(
 ) -> Result<bool, StorageError> {
     let params = params![user_id, device_id];
     tx.execute("DELETE FROM device_visits WHERE user_id = $1 AND device_id = $2", &params).await?;
+    tx.execute("DELETE FROM pushers WHERE user_id = $1 AND device_id = $2", &params).await?;
     let sql = "DELETE FROM devices WHERE user_id = $1 AND device_id = $2";
     Ok(tx.execute(sql, &params).await? > 0)
 }
@@ -115,11 +116,12 @@ pub async fn delete_of_user(
     kept: Option<&str>,
 ) -> Result<Vec<String>, StorageError> {
     let params = params![user_id, kept];
-    tx.execute(
+    for sql in [
         "DELETE FROM device_visits WHERE user_id = $1 AND ($2 IS NULL OR device_id <> $2)",
-        &params,
-    )
-    .await?;
+        "DELETE FROM pushers WHERE user_id = $1 AND ($2 IS NULL OR device_id <> $2)",
+    ] {
+        tx.execute(sql, &params).await?;
+    }
     let gone: Vec<(String,)> = tx
         .fetch_all(
             "DELETE FROM devices WHERE user_id = $1 AND ($2 IS NULL OR device_id <> $2)

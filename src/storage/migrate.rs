@@ -42,7 +42,8 @@ const MIGRATIONS: &[Migration] = migrations![
     "0004_directory",
     "0005_ephemeral",
     "0006_media",
-    "0007_search"
+    "0007_search",
+    "0008_pushers"
 ];
 
 /// Applies what is missing, each migration in a transaction of its own; returns the names of

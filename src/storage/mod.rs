@@ -12,6 +12,7 @@ pub mod jobs;
 mod migrate;
 mod nid;
 pub mod profiles;
+pub mod pushers;
 pub mod tokens;
 pub mod user_directory;
 mod value;

@@ -1,0 +1,17 @@
+-- Where a user's notifications go. `data` is JSON; `device_id` is the device that set it, with which it
+-- goes.
+CREATE TABLE pushers (
+    user_id TEXT NOT NULL,
+    app_id TEXT NOT NULL,
+    pushkey TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    app_display_name TEXT NOT NULL,
+    device_display_name TEXT NOT NULL,
+    profile_tag TEXT,
+    lang TEXT NOT NULL,
+    data TEXT NOT NULL,
+    device_id TEXT NOT NULL,
+    created_ts BIGINT NOT NULL,
+    PRIMARY KEY (user_id, app_id, pushkey)
+) WITHOUT ROWID;
+CREATE INDEX pushers_by_key ON pushers (app_id, pushkey);
