@@ -25,7 +25,7 @@ use crate::{
     push::Push,
     rooms::{RoomSettings, Rooms, SearchIndex},
     storage::{Database, MigrateError, StorageError, Writer, migrate, run_checkpoints},
-    sync::{Sync, SyncSettings},
+    sync::{Sync, SyncSettings, sliding::SlidingSync},
     workflows::{
         jobs::JobRunner, leave_rooms::LeaveRooms, remove_guests::RemoveGuests,
         update_memberships::UpdateMemberships,
@@ -120,6 +120,7 @@ impl App {
             rooms,
             ephemeral,
             push,
+            sliding_sync: SlidingSync::new(&sync),
             sync,
             media,
             shutdown,
@@ -136,6 +137,9 @@ impl App {
         self.shutdown.cancel();
         self.tasks.close();
         self.tasks.wait().await;
+        if let Err(error) = self.sliding_sync.save_connections().await {
+            tracing::warn!(%error, "connections of sliding sync were not saved");
+        }
         if let Err(error) = self.database.checkpoint(true).await {
             tracing::warn!(%error, "the write-ahead log was not emptied");
         }
@@ -160,6 +164,7 @@ impl App {
         self.media.spawn_tasks();
         let (indexing, shutdown) = (self.search.clone().run(), self.shutdown.clone());
         self.tasks.spawn(async move { shutdown.run_until_cancelled(indexing).await });
+        self.sliding_sync.spawn_tasks(&self.tasks, &self.shutdown);
         let (retention, shutdown) = (self.rooms.clone().run_retention(), self.shutdown.clone());
         self.tasks.spawn(async move { shutdown.run_until_cancelled(retention).await });
         let checkpoints = run_checkpoints(Arc::new(self.database.clone()), CHECKPOINT_PAUSE);

@@ -211,7 +211,19 @@ impl Receipts {
         out: &mut String,
         room: &Room,
         user: &UserId,
+        range: (i64, i64),
+    ) -> Result<bool, StorageError> {
+        self.write_from(out, room, user, range, i64::MIN).await
+    }
+
+    /// As [`Receipts::write_since`], of others only those for events from a place in the room on.
+    pub async fn write_from(
+        &self,
+        out: &mut String,
+        room: &Room,
+        user: &UserId,
         (since, upto): (i64, i64),
+        ordering_min: i64,
     ) -> Result<bool, StorageError> {
         let receipts = self.of_room(room).await?;
         let known = receipts.known.read();
@@ -224,7 +236,7 @@ impl Receipts {
                 continue;
             }
             if !is_own {
-                if others == 0 {
+                if others == 0 || receipt.ordering < ordering_min {
                     continue;
                 }
                 others -= 1;

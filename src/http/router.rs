@@ -12,8 +12,8 @@ use super::{
         account, account_data, admin, appservice, capabilities, create_room, devices, filter,
         login, logout, media, messages, notifications, old_sync, openid, presence, profile,
         push_rules, pushers, receipts, register, relations, reports, room_aliases, room_overview,
-        room_state, room_upgrade, rooms_membership, search, send, sso, sync, third_party, typing,
-        user_directory, versions, voip,
+        room_state, room_upgrade, rooms_membership, search, send, sliding_sync, sso, sync,
+        third_party, typing, user_directory, versions, voip,
     },
     error::MatrixError,
     health,
@@ -45,6 +45,11 @@ pub fn build_router(app: AppState) -> Router {
         // appservice.rs
         .client("/directory/list/appservice/{network}/{room_id}", put(appservice::list_in_network))
         .v1("/appservice/{appservice}/ping", post(appservice::ping))
+        // sliding_sync.rs
+        .plain(
+            "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync",
+            post(sliding_sync::post_sync),
+        )
         // versions.rs
         .plain("/_matrix/client/versions", get(versions::get_versions))
         // well_known.rs

@@ -15,7 +15,7 @@ use crate::{
     push::Push,
     rooms::{Rooms, SearchIndex},
     storage::{Database, Writer},
-    sync::Sync,
+    sync::{Sync, sliding::SlidingSync},
 };
 
 /// The running server. `App::build` (in `crate::app`) makes it.
@@ -31,6 +31,7 @@ pub struct App {
     pub ephemeral: Ephemeral,
     pub push: Push,
     pub sync: Sync,
+    pub sliding_sync: SlidingSync,
     pub media: Arc<Media>,
     pub rate_limits: RateLimits,
     pub registration_nonces: RegistrationNonces,

@@ -43,7 +43,8 @@ const MIGRATIONS: &[Migration] = migrations![
     "0005_ephemeral",
     "0006_media",
     "0007_search",
-    "0008_pushers"
+    "0008_pushers",
+    "0009_sliding"
 ];
 
 /// Applies what is missing, each migration in a transaction of its own; returns the names of

@@ -29,6 +29,7 @@ pub mod relations;
 pub mod reports;
 pub mod rooms;
 pub mod search;
+pub mod sliding;
 pub mod snapshots;
 pub mod state_keys;
 

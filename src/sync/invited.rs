@@ -3,7 +3,7 @@
 use super::{Answer, JsonList, Result};
 use crate::{
     protocol::membership::Membership,
-    rooms::{MEMBER, UserRoom, write_stripped_event},
+    rooms::{MEMBER, Rooms, StoredEvent, UserRoom, write_stripped_event},
 };
 
 /// State that strangers are shown (client-server API, "Stripped state").
@@ -35,22 +35,35 @@ impl Answer<'_> {
             Membership::Knock => "{\"knock_state\":{\"events\":[",
             _ => "{\"invite_state\":{\"events\":[",
         };
-        let head = room.head();
-        let mut list = JsonList::begin(out, name);
-        for event in STRIPPED_KINDS.iter().filter_map(|kind| head.find_pinned(kind)) {
-            list.next(out);
-            write_stripped_event(out, event);
-        }
-        let sender = member.event.sender().as_str();
-        if member.event.state_key() != Some(sender)
-            && let Some(inviter) = rooms.find_state_event(room, MEMBER, sender).await?
-        {
-            list.next(out);
-            write_stripped_event(out, &inviter);
-        }
-        list.next(out);
-        write_stripped_event(out, &member);
+        out.push_str(name);
+        write_stripped_state(rooms, out, place, &member).await?;
         out.push_str("]}}");
         Ok(true)
     }
+}
+
+/// Appends what a room shows to the user whom `member` invites or lets knock, with commas between.
+pub(super) async fn write_stripped_state(
+    rooms: &Rooms,
+    out: &mut String,
+    place: &UserRoom,
+    member: &StoredEvent,
+) -> Result<()> {
+    let room = &place.room;
+    let head = room.head();
+    let mut list = JsonList::begin(out, "");
+    for event in STRIPPED_KINDS.iter().filter_map(|kind| head.find_pinned(kind)) {
+        list.next(out);
+        write_stripped_event(out, event);
+    }
+    let sender = member.event.sender().as_str();
+    if member.event.state_key() != Some(sender)
+        && let Some(inviter) = rooms.find_state_event(room, MEMBER, sender).await?
+    {
+        list.next(out);
+        write_stripped_event(out, &inviter);
+    }
+    list.next(out);
+    write_stripped_event(out, member);
+    Ok(())
 }

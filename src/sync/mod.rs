@@ -8,6 +8,7 @@ mod joined;
 mod lazy_members;
 mod left;
 mod room_state;
+pub mod sliding;
 mod summary;
 mod timeline;
 mod token;

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
+use ruma::UserId;
 use serde_json::Value;
 
 use super::{Answer, JsonList, Result, room_state::StateRange};
 use crate::{
     protocol::membership::Membership,
-    rooms::{MEMBER, StoredEvent, Viewer, write_json_string},
+    rooms::{MEMBER, Rooms, StoredEvent, Viewer, write_json_string},
     storage::{EventNid, StateKeyNid},
 };
 
@@ -33,7 +34,7 @@ impl Answer<'_> {
         let head = viewer.head();
         let heroes = match has_name(viewer) {
             true => Vec::new(),
-            false => self.find_heroes(viewer).await?,
+            false => find_heroes(&self.parts.rooms, viewer, &self.request.user_id).await?,
         };
         out.push_str(",\"summary\":{");
         if !heroes.is_empty() {
@@ -52,28 +53,28 @@ impl Answer<'_> {
         let key = |hero: Arc<StoredEvent>| Some((hero.state_key_nid?, hero.nid));
         Ok(heroes.into_iter().filter_map(key).collect())
     }
+}
 
-    /// The first members by age, without the user; former ones where there are no others.
-    async fn find_heroes(&self, viewer: &Viewer) -> Result<Vec<Arc<StoredEvent>>> {
-        let head = viewer.head();
-        let mut candidates: Vec<_> = head.state.members().map(|(_, event)| event).collect();
-        candidates.sort_unstable();
-        candidates.truncate(CANDIDATES_MAX);
-        let facts = viewer.room().facts();
-        let members = self.parts.rooms.events().load(facts, &candidates).await?;
-        let others = members
-            .into_iter()
-            .filter(|member| member.event.state_key() != Some(self.request.user_id.as_str()));
-        let (present, former): (Vec<_>, Vec<_>) = others.partition(|member| {
-            matches!(
-                Membership::of_event(&member.event),
-                Some(Membership::Join | Membership::Invite)
-            )
-        });
-        let mut heroes = if present.is_empty() { former } else { present };
-        heroes.truncate(HEROES_MAX);
-        Ok(heroes)
-    }
+/// The first members by age, without the user; former ones where there are no others.
+pub(super) async fn find_heroes(
+    rooms: &Rooms,
+    viewer: &Viewer,
+    user: &UserId,
+) -> Result<Vec<Arc<StoredEvent>>> {
+    let head = viewer.head();
+    let mut candidates: Vec<_> = head.state.members().map(|(_, event)| event).collect();
+    candidates.sort_unstable();
+    candidates.truncate(CANDIDATES_MAX);
+    let facts = viewer.room().facts();
+    let members = rooms.events().load(facts, &candidates).await?;
+    let others =
+        members.into_iter().filter(|member| member.event.state_key() != Some(user.as_str()));
+    let (present, former): (Vec<_>, Vec<_>) = others.partition(|member| {
+        matches!(Membership::of_event(&member.event), Some(Membership::Join | Membership::Invite))
+    });
+    let mut heroes = if present.is_empty() { former } else { present };
+    heroes.truncate(HEROES_MAX);
+    Ok(heroes)
 }
 
 fn has_name(viewer: &Viewer) -> bool {

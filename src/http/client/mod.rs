@@ -32,6 +32,7 @@ pub mod room_upgrade;
 pub mod rooms_membership;
 pub mod search;
 pub mod send;
+pub mod sliding_sync;
 pub mod sso;
 pub mod sync;
 pub mod third_party;

@@ -1,6 +1,6 @@
 //! `GET /_matrix/client/versions` (Client-Server API, "API Versions").
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::http::json::Json;
 
@@ -10,7 +10,15 @@ const VERSIONS: [&str; 20] = [
     "v1.11", "v1.12", "v1.13", "v1.14", "v1.15", "v1.16", "v1.17", "v1.18", "v1.19",
 ];
 
+/// What clients look for that is not part of a version yet.
+const UNSTABLE_FEATURES: [&str; 1] = [
+    // MSC4186: sliding_sync.rs
+    "org.matrix.simplified_msc3575",
+];
+
 /// Lists versions and unstable features.
 pub async fn get_versions() -> Json<Value> {
-    Json(json!({ "versions": VERSIONS, "unstable_features": {} }))
+    let features: Map<String, Value> =
+        UNSTABLE_FEATURES.iter().map(|name| ((*name).to_owned(), Value::Bool(true))).collect();
+    Json(json!({ "versions": VERSIONS, "unstable_features": features }))
 }
