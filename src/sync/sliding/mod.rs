@@ -92,7 +92,7 @@ impl SlidingSync {
             traits: KnownTraits::new(),
             user_data: KnownUserData::new(memory_bytes),
             bump_stamps: Cache::new(BUMP_STAMPS_MAX),
-            settings,
+            settings: settings.clone(),
         }))
     }
 
