@@ -91,6 +91,7 @@ impl App {
         )
         .await?;
         let ephemeral = Ephemeral::new(&rooms, ephemeral_settings(&config));
+        ephemeral.presence.restore().await?;
         let push = start_push(&config, &rooms, &accounts);
         let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
         let media = Media::open(

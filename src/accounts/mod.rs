@@ -12,6 +12,7 @@ pub mod profiles;
 pub mod push_rules;
 pub mod pushers;
 pub mod register;
+pub mod registration_tokens;
 pub mod sessions;
 mod user_cache;
 

@@ -3,6 +3,7 @@
 mod check_config;
 mod migrate;
 mod operator;
+mod registration_token;
 mod serve;
 mod user;
 
@@ -57,6 +58,9 @@ enum Command {
     /// Make and change accounts, whether the server runs or not
     #[command(subcommand)]
     User(user::UserCommand),
+    /// Make and revoke tokens with which people can register
+    #[command(subcommand)]
+    RegistrationToken(registration_token::TokenCommand),
     /// Print a commented configuration file with every setting at its default
     GenerateConfig,
     /// Print the version
@@ -112,6 +116,7 @@ fn perform(command_line: CommandLine) -> Result<(), CommandError> {
         }
         Command::Migrate => migrate::run(config.load()?),
         Command::User(command) => user::run(&config.load()?, command),
+        Command::RegistrationToken(command) => registration_token::run(&config.load()?, command),
         Command::GenerateConfig => {
             print!("{EXAMPLE}");
             Ok(())

@@ -1,4 +1,4 @@
-//! What `hearth user …` asks for, done with the components of a server: of the one that runs, through its
+//! What `hearth user …` and `hearth registration-token …` ask for, done with the components of a server: of the one that runs, through its
 //! socket in the data directory, or of one built for the occasion when none runs.
 
 use std::path::PathBuf;
@@ -12,6 +12,7 @@ use crate::{
         flags::AccountFlags,
         manage::{Account, ManageError},
         register::{NewAccount, RegisterError},
+        registration_tokens::{CreateTokenError, RegistrationToken},
     },
     app::{App, AppState, StartError},
     clock::Clock,
@@ -51,6 +52,18 @@ pub(super) enum Request {
         name: String,
         admin: bool,
     },
+    CreateToken {
+        /// One is made up when `None`.
+        token: Option<String>,
+        /// Any number when `None`.
+        uses_allowed: Option<u32>,
+        /// Milliseconds since the Unix epoch; never when `None`.
+        expires_ts: Option<u64>,
+    },
+    ListTokens,
+    RevokeToken {
+        token: String,
+    },
 }
 
 /// What came of it.
@@ -60,6 +73,8 @@ pub(super) enum Outcome {
     /// The user it concerned.
     Done(OwnedUserId),
     Accounts(Vec<ListedAccount>),
+    /// The registration tokens it concerned.
+    Tokens(Vec<ListedToken>),
     /// A sentence that says why not.
     Refused(String),
 }
@@ -75,11 +90,25 @@ pub(super) struct ListedAccount {
     pub deactivated: bool,
 }
 
+/// A token as `hearth registration-token list` shows it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct ListedToken {
+    pub token: String,
+    pub uses: u64,
+    pub uses_allowed: Option<u64>,
+    pub expires_ts: Option<u64>,
+    pub makes_admin: bool,
+}
+
 /// Why a question found no good answer.
 #[derive(Debug, thiserror::Error)]
 enum Refusal {
     #[error("{0} is no user of this server")]
     NotOurs(String),
+    #[error("there is no such token")]
+    UnknownToken,
+    #[error(transparent)]
+    Token(#[from] CreateTokenError),
     #[error(transparent)]
     Register(#[from] RegisterError),
     #[error(transparent)]
@@ -125,6 +154,21 @@ async fn perform(app: &AppState, request: Request) -> Outcome {
             Request::List { after } => {
                 let page = accounts.list_accounts(&after, PAGE_ACCOUNTS_MAX).await?;
                 return Ok(Outcome::Accounts(page.into_iter().map(ListedAccount::from).collect()));
+            }
+            Request::CreateToken { token, uses_allowed, expires_ts } => {
+                let uses_allowed = uses_allowed.map(i64::from);
+                let expires_ts = expires_ts.map(u64::cast_signed);
+                let token = accounts.make_registration_token(token, uses_allowed, expires_ts);
+                return Ok(Outcome::Tokens(vec![token.await?.into()]));
+            }
+            Request::ListTokens => {
+                let tokens = accounts.list_registration_tokens().await?;
+                return Ok(Outcome::Tokens(tokens.into_iter().map(ListedToken::from).collect()));
+            }
+            Request::RevokeToken { token } => {
+                let revoked = accounts.revoke_registration_token(&token).await?;
+                let revoked = revoked.ok_or(Refusal::UnknownToken)?;
+                return Ok(Outcome::Tokens(vec![revoked.into()]));
             }
             Request::Create { name, password, admin } => {
                 let flags = AccountFlags::default().with(AccountFlags::ADMIN, admin);
@@ -188,6 +232,18 @@ impl From<Account> for ListedAccount {
             locked: flags.is_locked(),
             suspended: flags.is_suspended(),
             deactivated: flags.is_deactivated(),
+        }
+    }
+}
+
+impl From<RegistrationToken> for ListedToken {
+    fn from(token: RegistrationToken) -> Self {
+        Self {
+            token: token.token,
+            uses: token.uses.cast_unsigned(),
+            uses_allowed: token.uses_allowed.map(i64::cast_unsigned),
+            expires_ts: token.expires_ts.map(i64::cast_unsigned),
+            makes_admin: token.makes_admin,
         }
     }
 }

@@ -66,9 +66,16 @@ pub(super) struct PasswordArgs {
 }
 
 pub(super) fn run(config: &Config, command: UserCommand) -> Result<(), CommandError> {
+    block_on(perform(config, command))
+}
+
+/// Runs what asks a server for something.
+pub(super) fn block_on(
+    asking: impl Future<Output = Result<(), CommandError>>,
+) -> Result<(), CommandError> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    runtime.block_on(perform(config, command))
+    runtime.block_on(asking)
 }
 
 async fn perform(config: &Config, command: UserCommand) -> Result<(), CommandError> {
@@ -112,7 +119,7 @@ async fn list(config: &Config) -> Result<(), CommandError> {
         let accounts = match ask(config, Request::List { after }).await? {
             Outcome::Accounts(accounts) => accounts,
             Outcome::Refused(reason) => return Err(CommandError::Refused(reason)),
-            Outcome::Done(_) => return Err(CommandError::OtherVersion),
+            Outcome::Done(_) | Outcome::Tokens(_) => return Err(CommandError::OtherVersion),
         };
         let Some(last) = accounts.last() else { break };
         after = last.user_id.to_string();
@@ -130,7 +137,7 @@ async fn ask_for_user(config: &Config, request: Request) -> Result<String, Comma
     match ask(config, request).await? {
         Outcome::Done(user_id) => Ok(user_id.to_string()),
         Outcome::Refused(reason) => Err(CommandError::Refused(reason)),
-        Outcome::Accounts(_) => Err(CommandError::OtherVersion),
+        Outcome::Accounts(_) | Outcome::Tokens(_) => Err(CommandError::OtherVersion),
     }
 }
 

@@ -17,6 +17,9 @@ pub struct MediaConfig {
     pub storage_dir: Option<PathBuf>,
     /// The largest upload (`m.upload.size`).
     pub upload_size_max: Size,
+    /// How much each user may upload in all; any amount when `None`.
+    #[serde(with = "units::optional")]
+    pub user_quota: Option<Size>,
     /// How many uploads a user may have announced but not begun (`POST /_matrix/media/v1/create`).
     pub pending_uploads_max: usize,
     /// How long an announced upload may take to arrive (`unused_expires_at`).
@@ -50,6 +53,7 @@ impl Default for MediaConfig {
         Self {
             storage_dir: None,
             upload_size_max: Size::mib(50),
+            user_quota: None,
             pending_uploads_max: 20,
             pending_upload_lifetime: Duration::from_secs(24 * 60 * 60),
             download_wait_max: Duration::from_secs(60),

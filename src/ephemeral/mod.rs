@@ -1,5 +1,5 @@
-//! What passes: who types, who has read how far, who is online. Receipts are kept; typing and
-//! presence live in memory only and are lost with it.
+//! What passes: who types, who has read how far, who is online. Receipts and status messages are
+//! kept; everything else lives in memory only and is lost with it.
 
 mod presence;
 mod receipts;
@@ -10,11 +10,13 @@ use std::sync::Arc;
 
 pub use presence::{Presence, PresenceSettings, PresenceState, PresenceStatus, SyncGuard};
 pub use receipts::{NewReceipt, ReceiptKind, Receipts, RoomReceipts};
+use ruma::UserId;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use typing::{TYPING_TIMEOUT_MS_MAX, Typing};
 pub use volatile::Volatile;
 
 use crate::{
+    protocol::membership::Membership,
     rooms::{Room, Rooms, UserRooms},
     storage::StorageError,
 };
@@ -53,6 +55,15 @@ impl Ephemeral {
         tasks.spawn(self.presence.clone().run_timeouts(shutdown.clone()));
     }
 
+    /// A user's membership of a room has changed: who has come is shown as present, who is gone
+    /// types no more.
+    pub async fn note_membership(&self, room: &Room, user: &UserId, membership: Membership) {
+        match membership {
+            Membership::Join => self.presence.announce(user).await,
+            _ => self.typing.stop(room, user),
+        }
+    }
+
     /// The epoch of what is volatile now: everything up to it is known to whoever asks after.
     pub fn epoch(&self) -> u64 {
         self.volatile.epoch()
@@ -83,7 +94,7 @@ impl Ephemeral {
         &self,
         out: &mut String,
         room: &Room,
-        user: &ruma::UserId,
+        user: &UserId,
         range: (i64, i64),
     ) -> Result<bool, StorageError> {
         self.receipts.write_since(out, room, user, range).await

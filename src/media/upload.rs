@@ -41,6 +41,8 @@ pub struct Description {
 pub enum UploadError {
     #[error("the content is too large")]
     TooLarge,
+    #[error("the user has uploaded as much as anybody may")]
+    QuotaReached,
     #[error("the body of the request broke off")]
     Interrupted,
     /// No such media ID was given out, or it has expired.
@@ -129,7 +131,9 @@ impl Media {
         body: impl Stream<Item = Result<Bytes, E>> + Unpin,
     ) -> Result<(), UploadError> {
         let _slot = self.slots.take(user_id).await;
-        let received = tokio::time::timeout(UPLOAD_DURATION_MAX, self.receive(media_id, body));
+        let quota_left = self.load_quota_left(user_id).await?;
+        let receive = self.receive(media_id, quota_left, body);
+        let received = tokio::time::timeout(UPLOAD_DURATION_MAX, receive);
         let received = received.await.map_err(|_| UploadError::Interrupted)??;
         let media = StoredMedia {
             media_id: media_id.to_owned(),
@@ -147,10 +151,22 @@ impl Media {
         finished.await.map_err(io::Error::other)?
     }
 
+    /// What the user may still upload, bytes. Others of their uploads may arrive at the same time; the
+    /// commit looks again.
+    async fn load_quota_left(&self, user_id: &UserId) -> Result<u64, UploadError> {
+        let Some(quota) = self.config.user_quota else { return Ok(u64::MAX) };
+        let used = media::load_sum_of_uploads(&self.database, user_id.as_str()).await?;
+        match quota.bytes().saturating_sub(used) {
+            0 => Err(UploadError::QuotaReached),
+            left => Ok(left),
+        }
+    }
+
     /// Reads the body to its end. What does not fit into memory is written meanwhile.
     async fn receive<E>(
         &self,
         media_id: &str,
+        quota_left: u64,
         mut body: impl Stream<Item = Result<Bytes, E>> + Unpin,
     ) -> Result<Received, UploadError> {
         let mut file = ChunkedFile { name: media_id, content: &self.content, written: None };
@@ -162,6 +178,9 @@ impl Media {
             size_bytes += piece.len() as u64;
             if size_bytes > self.upload_size_bytes_max() {
                 return Err(UploadError::TooLarge);
+            }
+            if size_bytes > quota_left {
+                return Err(UploadError::QuotaReached);
             }
             chunk.push(piece);
             if chunk_bytes > CHUNK_BYTES || chunk.len() >= CHUNK_PIECES_MAX {
@@ -217,6 +236,9 @@ impl Media {
     }
 
     async fn commit(&self, media: &StoredMedia, kind: MediaId) -> Result<(), UploadError> {
+        if let Some(quota) = self.config.user_quota {
+            return self.commit_within(quota.bytes(), media, kind).await;
+        }
         match kind {
             MediaId::New => {
                 let mut tx = WriteTx::new();
@@ -238,6 +260,31 @@ impl Media {
             }
         }
         Ok(())
+    }
+
+    /// The same, unless the user's uploads together would be larger than the quota.
+    async fn commit_within(
+        &self,
+        quota_bytes: u64,
+        media: &StoredMedia,
+        kind: MediaId,
+    ) -> Result<(), UploadError> {
+        let media = media.clone();
+        self.writer
+            .transact(move |tx| {
+                Box::pin(async move {
+                    let used = media::sum_uploads(tx, &media.user_id).await?;
+                    if used + media.size_bytes > quota_bytes {
+                        return Err(UploadError::QuotaReached);
+                    }
+                    match kind {
+                        MediaId::New => Ok(media::insert(tx, &media).await?),
+                        MediaId::Reserved if media::fulfil_reservation(tx, &media).await? => Ok(()),
+                        MediaId::Reserved => Err(UploadError::NotReserved),
+                    }
+                })
+            })
+            .await
     }
 }
 

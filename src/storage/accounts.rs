@@ -132,6 +132,28 @@ pub async fn find_admin_token(
     Ok(row.map(StoredRegistrationToken::from))
 }
 
+/// Tokens in the order of their names.
+pub async fn list_registration_tokens(
+    database: &Database,
+    limit: u32,
+) -> Result<Vec<StoredRegistrationToken>, StorageError> {
+    let sql = "SELECT token, uses_allowed, uses, expires_ts, makes_admin FROM registration_tokens
+        ORDER BY token LIMIT $1";
+    let rows: Vec<TokenRow> = database.fetch_all(sql, &params![limit]).await?;
+    Ok(rows.into_iter().map(StoredRegistrationToken::from).collect())
+}
+
+/// Deletes a token; what it was, or `None` when there is none.
+pub async fn delete_registration_token(
+    tx: &mut WriteTransaction<'_>,
+    token: &str,
+) -> Result<Option<StoredRegistrationToken>, StorageError> {
+    let sql = "DELETE FROM registration_tokens WHERE token = $1
+        RETURNING token, uses_allowed, uses, expires_ts, makes_admin";
+    let row: Option<TokenRow> = tx.fetch_optional(sql, &params![token]).await?;
+    Ok(row.map(StoredRegistrationToken::from))
+}
+
 /// Uses a token once; whether it makes an administrator, or `None` when it is not valid.
 pub async fn use_registration_token(
     tx: &mut WriteTransaction<'_>,
@@ -161,6 +183,7 @@ pub async fn delete_personal_data(
         "DELETE FROM filters WHERE user_id = $1",
         "DELETE FROM short_tokens WHERE user_id = $1",
         "DELETE FROM pushers WHERE user_id = $1",
+        "DELETE FROM status_messages WHERE user_id = $1",
     ] {
         tx.execute(sql, &params![user_id]).await?;
     }

@@ -116,6 +116,22 @@ pub async fn insert_reservation(
     tx.execute(sql, &params![media_id, user_id, expires_ts]).await.map(drop)
 }
 
+/// What a user has uploaded in all, bytes.
+pub async fn sum_uploads(
+    tx: &mut WriteTransaction<'_>,
+    user_id: &str,
+) -> Result<u64, StorageError> {
+    let row: Option<(i64,)> = tx.fetch_optional(SUM_SQL, &params![user_id]).await?;
+    let (bytes,) = row.ok_or(StorageError::RowMissing)?;
+    Ok(bytes.cast_unsigned())
+}
+
+/// The same, as far as it is committed.
+pub async fn load_sum_of_uploads(database: &Database, user_id: &str) -> Result<u64, StorageError> {
+    let (bytes,): (i64,) = database.fetch_one(SUM_SQL, &params![user_id]).await?;
+    Ok(bytes.cast_unsigned())
+}
+
 /// Turns a reservation into media; false when there is none.
 pub async fn fulfil_reservation(
     tx: &mut WriteTransaction<'_>,
@@ -125,6 +141,15 @@ pub async fn fulfil_reservation(
     if tx.execute(sql, &params![&media.media_id]).await? == 0 {
         return Ok(false);
     }
+    insert(tx, media).await?;
+    Ok(true)
+}
+
+/// Adds an upload under a new media ID.
+pub async fn insert(
+    tx: &mut WriteTransaction<'_>,
+    media: &StoredMedia,
+) -> Result<(), StorageError> {
     let sql = "INSERT INTO media (media_id, content_hash, size_bytes, content_type, filename,
             user_id, created_ts, is_open)
         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
@@ -138,8 +163,7 @@ pub async fn fulfil_reservation(
         media.created_ts,
         i64::from(media.is_open),
     ];
-    tx.execute(sql, &params).await?;
-    Ok(true)
+    tx.execute(sql, &params).await.map(drop)
 }
 
 pub async fn delete_expired_reservations(
@@ -148,6 +172,9 @@ pub async fn delete_expired_reservations(
 ) -> Result<u64, StorageError> {
     tx.execute("DELETE FROM media_reservations WHERE expires_ts <= $1", &params![now_ts]).await
 }
+
+const SUM_SQL: &str =
+    "SELECT CAST(coalesce(sum(size_bytes), 0) AS BIGINT) FROM media WHERE user_id = $1";
 
 type MediaRow = (String, Vec<u8>, i64, String, Option<String>, String, i64, i64);
 

@@ -44,7 +44,8 @@ const MIGRATIONS: &[Migration] = migrations![
     "0006_media",
     "0007_search",
     "0008_pushers",
-    "0009_sliding"
+    "0009_sliding",
+    "0010_status_messages"
 ];
 
 /// Applies what is missing, each migration in a transaction of its own; returns the names of

@@ -32,6 +32,7 @@ pub mod search;
 pub mod sliding;
 pub mod snapshots;
 pub mod state_keys;
+pub mod status_messages;
 
 pub use batch::{Committed, Statement, WriteTx};
 pub use database::{Database, StoredRow, WriteTransaction};

@@ -56,6 +56,30 @@ both_databases! {
         assert!(list_files(&backend.config().media_dir().join("incoming")).is_empty());
     }
 
+    async fn nobody_uploads_more_than_the_quota(backend: Backend) {
+        let server = Server::start_with(backend, |config| {
+            config.media.user_quota = Some(Size::kib(100));
+        })
+        .await;
+        let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+        let first = noise(1, 60 * KIB);
+        let place = upload(&alice, "text/plain", &first).await;
+        for size in [41 * KIB, 1000 * KIB] {
+            let refused = upload_in_pieces(&alice, &noise(2, size), 10 * KIB).await;
+            assert_eq!(refused.status(), 403);
+            let body: serde_json::Value = refused.json().await.unwrap();
+            assert_eq!(body["errcode"], "M_FORBIDDEN");
+        }
+        // What arrives at the same time counts together.
+        let pieces: Vec<_> = (3..7).map(|seed| noise(seed, 30 * KIB)).collect();
+        let uploads = pieces.iter().map(|bytes| upload_in_pieces(&alice, bytes, 1000));
+        let statuses = join_all(uploads).await;
+        assert_eq!(statuses.iter().filter(|answer| answer.status() == 200).count(), 1);
+        upload(&bob, "text/plain", &noise(8, 100 * KIB)).await;
+        assert_eq!(upload_in_pieces(&bob, b"x", 1).await.status(), 403);
+        assert!(download(&alice, &place).await.bytes == first);
+    }
+
     async fn content_in_pieces_is_the_same_content(backend: Backend) {
         let server = Server::start(backend).await;
         let alice = server.register("alice").await;

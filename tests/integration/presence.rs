@@ -75,6 +75,42 @@ both_databases! {
         server.stop().await;
     }
 
+    async fn who_joins_is_seen_by_those_who_are_there(backend: Backend) {
+        let server = Server::start(backend).await;
+        let users = register(&server, ["alice", "bob"]).await;
+        let [alice, bob] = users.as_slice() else { panic!() };
+        let room = make_room(&[bob]).await;
+        let body = json!({ "presence": "unavailable", "status_msg": "new here" });
+        alice.put(&path(alice), &body).await.ok();
+        let since = next_batch(&sync(bob, None).await);
+        alice.post(&format!("/_matrix/client/v3/join/{room}"), &json!({})).await.ok();
+        let (seen, _) = wait_for(bob, &since, presence(alice)).await;
+        assert_eq!(seen["status_msg"], "new here");
+        server.stop().await;
+    }
+
+    async fn status_message_survives_a_restart(backend: Backend) {
+        let server = Server::start(backend).await;
+        let alice = server.register("alice").await;
+        let set = async |client: &Client, message: Value| {
+            let body = json!({ "presence": "online", "status_msg": message });
+            client.put(&path(client), &body).await.ok();
+        };
+        set(&alice, json!("away until \u{0} \"May\"")).await;
+        server.kill().await;
+        let server = Server::start(backend).await;
+        let alice = server.reconnect(&alice);
+        let status = alice.get(&path(&alice)).await.ok();
+        assert_eq!(status["presence"], "offline");
+        assert_eq!(status["status_msg"], "away until \u{0} \"May\"");
+        set(&alice, Value::Null).await;
+        server.kill().await;
+        let server = Server::start(backend).await;
+        let status = server.reconnect(&alice).get(&path(&alice)).await.ok();
+        assert_eq!(status.get("status_msg"), None);
+        server.stop().await;
+    }
+
     async fn bad_presence_is_refused(backend: Backend) {
         let server = Server::start(backend).await;
         let users = register(&server, ["alice", "bob"]).await;

@@ -35,8 +35,16 @@ impl House {
 
     /// `hearth user …`; what it says on standard output, and what it says when it fails.
     fn user(&self, arguments: &[&str]) -> Result<String, String> {
+        self.run(&[&["user"], arguments].concat())
+    }
+
+    fn token(&self, arguments: &[&str]) -> Result<String, String> {
+        self.run(&[&["registration-token"], arguments].concat())
+    }
+
+    fn run(&self, arguments: &[&str]) -> Result<String, String> {
         let mut command = hearth(self.0.path());
-        command.env("HEARTH_SERVER__DATA_DIR", self.data_dir()).arg("user").args(arguments);
+        command.env("HEARTH_SERVER__DATA_DIR", self.data_dir()).args(arguments);
         let Output { status, stdout, stderr } = command.output().unwrap();
         match status.success() {
             true => Ok(String::from_utf8(stdout).unwrap()),
@@ -86,6 +94,45 @@ async fn account_is_made_with_and_without_a_running_server() {
     assert_eq!(house.user(&["list"]).unwrap(), expected);
     process.stop().await;
     assert_eq!(house.user(&["list"]).unwrap(), expected);
+}
+
+async fn is_valid(process: &Process, token: &str) -> bool {
+    let path = "/_matrix/client/v1/register/m.login.registration_token/validity";
+    let head = format!("GET {path}?token={token} HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n");
+    let mut stream = UnixStream::connect(&process.socket).await.unwrap();
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let answer = read_to_close(&mut stream).await;
+    let body: Value = serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();
+    body["valid"] == true
+}
+
+#[tokio::test]
+async fn registration_tokens_are_made_listed_and_revoked() {
+    let house = House::new();
+    house.create(&["alice"]);
+    let made_up = house.token(&["create", "--days", "3"]).unwrap();
+    assert_eq!(made_up.trim().len(), 16);
+    let process = house.serve().await;
+    assert_eq!(house.token(&["create", "club", "--uses", "unlimited"]).unwrap(), "club\n");
+    assert!(is_valid(&process, made_up.trim()).await && is_valid(&process, "club").await);
+    let list = house.token(&["list"]).unwrap();
+    assert!(list.contains("club  (used 0 times)"), "{list}");
+    assert!(
+        list.contains(&format!("{}  (used 0 of 1 times, 2 more days)", made_up.trim())),
+        "{list}"
+    );
+    for (arguments, reason) in [
+        (&["create", "club"][..], "such a token already"),
+        (&["create", "two words"], "A-Z a-z 0-9"),
+        (&["create", "--uses", "0"], "unlimited"),
+        (&["revoke", "nobody"], "no such token"),
+    ] {
+        let said = house.token(arguments).unwrap_err();
+        assert!(said.contains(reason), "{arguments:?}: {said}");
+    }
+    assert_eq!(house.token(&["revoke", "club"]).unwrap(), "club is no longer valid.\n");
+    assert!(!is_valid(&process, "club").await);
+    process.stop().await;
 }
 
 #[tokio::test]

@@ -36,6 +36,27 @@ both_databases! {
         server.stop().await;
     }
 
+    async fn who_is_gone_types_no_more(backend: Backend) {
+        let server = Server::start(backend).await;
+        let users = register(&server, ["alice", "bob", "carol"]).await;
+        let [alice, bob, carol] = users.as_slice() else { panic!() };
+        let room = make_room(&[bob, alice, carol]).await;
+        let mut since = next_batch(&sync(bob, None).await);
+        for typist in [alice, carol] {
+            let body = json!({ "typing": true, "timeout": 60_000 });
+            typist.put(&path(&room, typist), &body).await.ok();
+            (_, since) = wait_for(bob, &since, typists(&room)).await;
+        }
+        alice.post(&format!("/_matrix/client/v3/rooms/{room}/leave"), &json!({})).await.ok();
+        let (seen, since) = wait_for(bob, &since, typists(&room)).await;
+        assert_eq!(seen, json!([carol.user_id]));
+        let kick = json!({ "user_id": carol.user_id });
+        bob.post(&format!("/_matrix/client/v3/rooms/{room}/kick"), &kick).await.ok();
+        let (seen, _) = wait_for(bob, &since, typists(&room)).await;
+        assert_eq!(seen, json!([]));
+        server.stop().await;
+    }
+
     async fn typing_ends_by_itself(backend: Backend) {
         let server = Server::start(backend).await;
         let users = register(&server, ["alice", "bob"]).await;

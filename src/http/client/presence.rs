@@ -42,7 +42,7 @@ pub async fn put_status(
         return Err(MatrixError::invalid_param("`status_msg` is longer than 1024 bytes."));
     }
     app.rate_limits.take(Action::Ephemeral, &session, app.clock.now_ms())?;
-    app.ephemeral.presence.set(&user_id, state, body.status_msg).await;
+    app.ephemeral.presence.set(&user_id, state, body.status_msg).await?;
     Ok(Json(Empty {}))
 }
 

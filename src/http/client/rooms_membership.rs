@@ -49,6 +49,14 @@ pub struct TargetBody {
     reason: Option<String>,
 }
 
+/// What a moderator does to somebody.
+#[derive(Clone, Copy)]
+enum Moderation {
+    Kick,
+    Ban,
+    Unban,
+}
+
 /// The body of `/invite` in its two forms.
 #[derive(Debug, Deserialize)]
 pub struct InviteBody {
@@ -134,6 +142,7 @@ pub async fn leave(
     let target = session.user_id.clone();
     let change = change(&session.0, target, Membership::Leave, content);
     app.rooms.leave(&room, change).await?;
+    app.ephemeral.note_membership(&room, &session.user_id, Membership::Leave).await;
     Ok(Json(Empty {}))
 }
 
@@ -161,9 +170,7 @@ pub async fn kick(
     Path(room_id): Path<String>,
     JsonBody(body): JsonBody<TargetBody>,
 ) -> MatrixResult<Json<Empty>> {
-    let (room, change) = moderate(&app, &session.0, &room_id, body, Membership::Leave).await?;
-    app.rooms.kick(&room, change).await?;
-    Ok(Json(Empty {}))
+    moderate(&app, &session.0, &room_id, body, Moderation::Kick).await
 }
 
 /// `POST /rooms/{roomId}/ban`
@@ -173,9 +180,7 @@ pub async fn ban(
     Path(room_id): Path<String>,
     JsonBody(body): JsonBody<TargetBody>,
 ) -> MatrixResult<Json<Empty>> {
-    let (room, change) = moderate(&app, &session.0, &room_id, body, Membership::Ban).await?;
-    app.rooms.change_membership(&room, change).await?;
-    Ok(Json(Empty {}))
+    moderate(&app, &session.0, &room_id, body, Moderation::Ban).await
 }
 
 /// `POST /rooms/{roomId}/unban`
@@ -185,9 +190,7 @@ pub async fn unban(
     Path(room_id): Path<String>,
     JsonBody(body): JsonBody<TargetBody>,
 ) -> MatrixResult<Json<Empty>> {
-    let (room, change) = moderate(&app, &session.0, &room_id, body, Membership::Leave).await?;
-    app.rooms.unban(&room, change).await?;
-    Ok(Json(Empty {}))
+    moderate(&app, &session.0, &room_id, body, Moderation::Unban).await
 }
 
 /// `GET /joined_rooms`
@@ -223,8 +226,10 @@ pub async fn change_by_state(
             content.entry(key).or_insert(value);
         }
     }
-    let change = change(session, target, membership, content);
-    Ok(app.rooms.change_membership(room, change).await?)
+    let change = change(session, target.clone(), membership, content);
+    let event = app.rooms.change_membership(room, change).await?;
+    app.ephemeral.note_membership(room, &target, membership).await;
+    Ok(event)
 }
 
 /// The answer where an identity server would be needed.
@@ -253,6 +258,7 @@ async fn enter(
         None => app.rooms.join(room, change).await?,
     }
     carry_settings(app, &session.user_id, room).await;
+    app.ephemeral.note_membership(room, &session.user_id, Membership::Join).await;
     Ok(Json(json!({ "room_id": room.room_id })))
 }
 
@@ -278,8 +284,8 @@ async fn moderate(
     session: &Arc<Session>,
     room_id: &str,
     body: TargetBody,
-    membership: Membership,
-) -> MatrixResult<(Arc<Room>, MemberChange)> {
+    moderation: Moderation,
+) -> MatrixResult<Json<Empty>> {
     let target = parse_user_id(&body.user_id)?;
     let room = find_room(app, room_id).await?;
     refuse_suspended(session)?;
@@ -287,8 +293,18 @@ async fn moderate(
     if app.rooms.membership_of(&room, &session.user_id).await? != Membership::Join {
         return Err(not_in_room());
     }
-    let content = reason_content(body.reason);
-    Ok((room, change(session, target, membership, content)))
+    let membership = match moderation {
+        Moderation::Kick | Moderation::Unban => Membership::Leave,
+        Moderation::Ban => Membership::Ban,
+    };
+    let change = change(session, target.clone(), membership, reason_content(body.reason));
+    match moderation {
+        Moderation::Kick => app.rooms.kick(&room, change).await?,
+        Moderation::Ban => app.rooms.change_membership(&room, change).await.map(drop)?,
+        Moderation::Unban => app.rooms.unban(&room, change).await?,
+    };
+    app.ephemeral.note_membership(&room, &target, membership).await;
+    Ok(Json(Empty {}))
 }
 
 /// Only who may invite learns that somebody takes no invitations.

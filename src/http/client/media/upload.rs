@@ -127,6 +127,9 @@ impl From<UploadError> for MatrixError {
     fn from(error: UploadError) -> Self {
         match error {
             UploadError::TooLarge => Self::too_large("The content is too large for this server."),
+            UploadError::QuotaReached => {
+                Self::forbidden("You have uploaded as much as you may on this server.")
+            }
             UploadError::Interrupted => Self::bad_request("The body of the request broke off."),
             UploadError::NotReserved => {
                 Self::not_found("This media ID was not given out, or it has expired.")

@@ -1,5 +1,7 @@
-//! Who is online (client-server API, "Presence"), for users who share a room. In memory only:
-//! after a restart everybody is offline until they come back.
+//! Who is online (client-server API, "Presence"), for users who share a room. In memory only, but
+//! for what people say of themselves: after a restart everybody is offline until they come back.
+
+mod entry;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -12,18 +14,16 @@ use ruma::{OwnedUserId, UserId};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use self::entry::Entry;
 use super::{push_json_text, volatile::Volatile};
 use crate::{
     clock::Clock,
     rooms::{Rooms, UserRooms},
-    storage::StorageError,
+    storage::{StorageError, WriteTx, status_messages},
 };
 
 /// Users whose presence is remembered; of more, those longest offline are forgotten.
 const USERS_MAX: usize = 100_000;
-/// For this long after an activity a user counts as currently active, and further activities
-/// are told to nobody.
-const CURRENTLY_ACTIVE_MS: u64 = 60_000;
 
 /// How presence is set up.
 #[derive(Clone, Debug)]
@@ -71,18 +71,6 @@ struct Users {
     /// Whose presence changed when.
     by_epoch: BTreeMap<u64, OwnedUserId>,
     deadlines: BTreeSet<(u64, OwnedUserId)>,
-}
-
-struct Entry {
-    state: PresenceState,
-    status_message: Option<String>,
-    last_active_ms: Option<u64>,
-    is_currently_active: bool,
-    /// Syncs that wait now, and when the latest one ended.
-    syncs: u32,
-    last_sync_ms: u64,
-    epoch: u64,
-    deadline_ms: Option<u64>,
 }
 
 /// Keeps a user connected as long as it lives.
@@ -135,6 +123,23 @@ impl Presence {
         Self(Arc::new(Inner { rooms, volatile, settings, users, rescheduled }))
     }
 
+    /// Takes up again what people said of themselves before the server was restarted.
+    pub async fn restore(&self) -> Result<(), StorageError> {
+        if !self.0.settings.enabled {
+            return Ok(());
+        }
+        let now_ms = self.0.clock().now_ms();
+        let rows = status_messages::list(self.0.rooms.database(), USERS_MAX).await?;
+        let mut users = self.0.users.lock();
+        for (user_id, message) in rows {
+            if let Ok(user_id) = UserId::parse(user_id) {
+                let entry = Entry { status_message: Some(message), ..Entry::offline(now_ms) };
+                users.by_id.insert(user_id, entry);
+            }
+        }
+        Ok(())
+    }
+
     pub fn is_enabled(&self) -> bool {
         self.0.settings.enabled
     }
@@ -166,9 +171,19 @@ impl Presence {
     }
 
     /// Sets what the user says of themself (`PUT /presence/{userId}/status`).
-    pub async fn set(&self, user: &UserId, state: PresenceState, status_message: Option<String>) {
+    pub async fn set(
+        &self,
+        user: &UserId,
+        state: PresenceState,
+        status_message: Option<String>,
+    ) -> Result<(), StorageError> {
         if !self.0.settings.enabled {
-            return;
+            return Ok(());
+        }
+        if self.find(user).and_then(|status| status.status_message) != status_message {
+            let mut tx = WriteTx::new();
+            status_messages::save(&mut tx, user.as_str(), status_message.as_deref());
+            self.0.rooms.writer().commit(tx).await?;
         }
         let changed = self.change(user, |entry, now_ms| {
             entry.state = state;
@@ -181,6 +196,7 @@ impl Presence {
         if changed {
             self.wake_neighbours(user).await;
         }
+        Ok(())
     }
 
     /// The user did something: sent a message, a receipt, typed. Who hides stays hidden.
@@ -401,67 +417,6 @@ impl Users {
         for (epoch, user) in gone {
             self.by_epoch.remove(&epoch);
             self.by_id.remove(&user);
-        }
-    }
-}
-
-impl Entry {
-    fn offline(now_ms: u64) -> Self {
-        Self {
-            state: PresenceState::Offline,
-            status_message: None,
-            last_active_ms: None,
-            is_currently_active: false,
-            syncs: 0,
-            last_sync_ms: now_ms,
-            epoch: 0,
-            deadline_ms: None,
-        }
-    }
-
-    /// What makes a difference to others.
-    fn seen(&self) -> (PresenceState, Option<String>, bool) {
-        (self.state, self.status_message.clone(), self.is_currently_active)
-    }
-
-    fn active_until_ms(&self, after_ms: u64) -> u64 {
-        self.last_active_ms.unwrap_or(0).saturating_add(after_ms)
-    }
-
-    fn apply_time(&mut self, settings: &PresenceSettings, now_ms: u64) {
-        if self.syncs == 0 && now_ms >= self.last_sync_ms + settings.offline_after_ms {
-            self.state = PresenceState::Offline;
-        }
-        if self.state == PresenceState::Online
-            && now_ms >= self.active_until_ms(settings.unavailable_after_ms)
-        {
-            self.state = PresenceState::Unavailable;
-        }
-        self.is_currently_active = self.state == PresenceState::Online
-            && now_ms < self.active_until_ms(CURRENTLY_ACTIVE_MS);
-    }
-
-    /// When time alone will change something.
-    fn next_deadline_ms(&self, settings: &PresenceSettings, now_ms: u64) -> Option<u64> {
-        if self.state == PresenceState::Offline {
-            return None;
-        }
-        let offline = self.last_sync_ms + settings.offline_after_ms;
-        let is_online = self.state == PresenceState::Online;
-        let candidates = [
-            (self.syncs == 0).then_some(offline),
-            is_online.then(|| self.active_until_ms(settings.unavailable_after_ms)),
-            self.is_currently_active.then(|| self.active_until_ms(CURRENTLY_ACTIVE_MS)),
-        ];
-        candidates.into_iter().flatten().filter(|at_ms| *at_ms > now_ms).min()
-    }
-
-    fn status(&self, now_ms: u64) -> PresenceStatus {
-        PresenceStatus {
-            state: self.state,
-            status_message: self.status_message.clone(),
-            last_active_ago_ms: self.last_active_ms.map(|at_ms| now_ms.saturating_sub(at_ms)),
-            is_currently_active: self.is_currently_active,
         }
     }
 }
