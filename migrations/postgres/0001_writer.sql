@@ -1,8 +1,9 @@
--- SQLite's functions that the common SQL text uses: the elements of a JSON array, and bytes
+-- SQLite's functions that the common SQL text uses: the elements of a JSON array (as jsonb, whose
+-- columns are read without parsing the row once for each), and bytes
 -- from hexadecimal digits.
-CREATE FUNCTION json_each(list text, OUT value json) RETURNS SETOF json
+CREATE FUNCTION json_each(list text, OUT value jsonb) RETURNS SETOF jsonb
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE ROWS 50
-    AS $$ SELECT json_array_elements(list::json) $$;
+    AS $$ SELECT jsonb_array_elements(list::jsonb) $$;
 CREATE FUNCTION unhex(digits text) RETURNS bytea
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
     AS $$ SELECT decode(digits, 'hex') $$;
