@@ -14,6 +14,7 @@
 //! - [`rooms`]: decides what happens in rooms; the only writer of timelines.
 //! - [`ephemeral`]: typing, receipts, presence.
 //! - [`push`]: whom an event notifies, unread counts.
+//! - [`outbound`]: the HTTP client, server discovery.
 //! - [`notifier`]: wakes waiting syncs.
 //! - [`media`]: uploads, downloads and small versions of pictures.
 //! - [`clock`]: time and randomness as arguments.
@@ -29,6 +30,7 @@ pub mod ephemeral;
 pub mod http;
 pub mod media;
 pub mod notifier;
+pub mod outbound;
 pub mod protocol;
 pub mod push;
 pub mod rooms;

@@ -41,7 +41,7 @@ pub use self::{
     media::{MediaConfig, UnauthenticatedAccess},
     memory::{CacheShare, MemoryConfig},
     metrics::MetricsConfig,
-    network::{ListenAddress, TrustedProxy},
+    network::{AddressRange, ListenAddress, TrustedProxy},
     presence::PresenceConfig,
     problems::{ConfigProblem, ConfigProblems, Place},
     rate_limits::{RateLimit, RateLimitsConfig},
@@ -182,6 +182,7 @@ impl Config {
         self.limits.validate(problems);
         self.memory.validate(problems);
         self.voip.complete(problems);
+        self.federation.validate(problems);
         self.well_known.validate(problems);
         self.logging.validate(problems);
     }

@@ -27,6 +27,22 @@ pub enum TrustedProxy {
     UnixSocket,
 }
 
+/// A range of addresses: `10.0.0.0/8`, or a single address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AddressRange {
+    address: IpAddr,
+    prefix_bits: u8,
+}
+
+impl AddressRange {
+    /// Whether `address` lies in it; an IPv4 address that is written as an IPv6 one counts as
+    /// what it is.
+    #[must_use]
+    pub fn contains(&self, address: IpAddr) -> bool {
+        same_network(self.address, address.to_canonical(), self.prefix_bits)
+    }
+}
+
 impl TrustedProxy {
     /// Whether `peer` (`None` for a connection through a Unix socket) is this proxy.
     #[must_use]
@@ -39,6 +55,15 @@ impl TrustedProxy {
             _ => false,
         }
     }
+}
+
+/// An address with the length of its network's prefix, which is all of it when none is given.
+fn parse_network(text: &str) -> Option<(IpAddr, u8)> {
+    let (address, prefix) = text.split_once('/').map_or((text, None), |(a, p)| (a, Some(p)));
+    let address = address.parse::<IpAddr>().ok()?;
+    let bits_max = if address.is_ipv4() { 32 } else { 128 };
+    let prefix_bits = prefix.map_or(Some(bits_max), |prefix| prefix.parse().ok())?;
+    (prefix_bits <= bits_max).then_some((address, prefix_bits))
 }
 
 fn same_network(network: IpAddr, peer: IpAddr, prefix_bits: u8) -> bool {
@@ -75,18 +100,31 @@ impl FromStr for TrustedProxy {
         if text == "unix" {
             return Ok(Self::UnixSocket);
         }
-        let (address, prefix) = text.split_once('/').map_or((text, None), |(a, p)| (a, Some(p)));
-        let parsed = address.parse::<IpAddr>().ok().and_then(|address| {
-            let bits_max = if address.is_ipv4() { 32 } else { 128 };
-            let prefix_bits = prefix.map_or(Some(bits_max), |prefix| prefix.parse().ok())?;
-            (prefix_bits <= bits_max).then_some(Self::Network { address, prefix_bits })
-        });
-        parsed.ok_or_else(|| {
+        let parsed = parse_network(text);
+        let network = |(address, prefix_bits)| Self::Network { address, prefix_bits };
+        parsed.map(network).ok_or_else(|| {
             format!(
                 "\"{text}\" is no proxy; write an address such as \"127.0.0.1\", a network such as \
                  \"10.0.0.0/8\", or \"unix\""
             )
         })
+    }
+}
+
+impl FromStr for AddressRange {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let range = |(address, prefix_bits)| Self { address, prefix_bits };
+        parse_network(text).map(range).ok_or_else(|| {
+            format!("\"{text}\" is no network; write for example \"10.0.0.0/8\" or \"fc00::/7\"")
+        })
+    }
+}
+
+impl fmt::Display for AddressRange {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}/{}", self.address, self.prefix_bits)
     }
 }
 
@@ -127,6 +165,18 @@ impl Serialize for TrustedProxy {
 }
 
 impl<'de> Deserialize<'de> for TrustedProxy {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
+
+impl Serialize for AddressRange {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for AddressRange {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
     }

@@ -1,0 +1,58 @@
+-- The conversation with other servers. `…_ts` are milliseconds since the Unix epoch, `position` a
+-- place in the stream.
+
+-- Keys with which other servers sign. `valid_until_ts` bounds what a key in use may sign; one that
+-- is no longer in use signed nothing from `expired_ts` on.
+CREATE TABLE server_keys (
+    server_name TEXT COLLATE "C" NOT NULL,
+    key_id TEXT COLLATE "C" NOT NULL,
+    public_key TEXT NOT NULL,
+    valid_until_ts BIGINT NOT NULL,
+    expired_ts BIGINT,
+    PRIMARY KEY (server_name, key_id)
+);
+
+-- The last answer with its keys that a server has signed, for those who ask us as a notary.
+CREATE TABLE server_key_answers (
+    server_name TEXT COLLATE "C" PRIMARY KEY,
+    answer TEXT NOT NULL,
+    fetched_ts BIGINT NOT NULL,
+    valid_until_ts BIGINT NOT NULL
+);
+
+-- Servers that something is, or could not be, sent to. What lies in the stream up to `position`
+-- they have, or it does not concern them; a row whose server waits for nothing is deleted.
+-- `failing_since_ts` is NULL while requests succeed.
+CREATE TABLE destinations (
+    server_name TEXT COLLATE "C" PRIMARY KEY,
+    position BIGINT NOT NULL,
+    failing_since_ts BIGINT,
+    retry_ts BIGINT NOT NULL,
+    failures BIGINT NOT NULL,
+    last_error TEXT NOT NULL
+);
+
+-- How far the stream has been looked through for what other servers should have.
+CREATE TABLE outbox_cursor (
+    id BIGINT PRIMARY KEY,
+    position BIGINT NOT NULL
+);
+
+-- The transaction that a server is being sent, exactly as it is sent: it must be answered before
+-- another one is sent. `position` is how far the stream is told when it has arrived.
+CREATE TABLE outgoing_transactions (
+    server_name TEXT COLLATE "C" PRIMARY KEY,
+    transaction_id TEXT COLLATE "C" NOT NULL,
+    position BIGINT NOT NULL,
+    content TEXT NOT NULL
+);
+
+-- Answers to transactions of other servers, so that a repeated one gets the same.
+CREATE TABLE incoming_transactions (
+    origin TEXT COLLATE "C" NOT NULL,
+    transaction_id TEXT COLLATE "C" NOT NULL,
+    answer TEXT NOT NULL,
+    received_ts BIGINT NOT NULL,
+    PRIMARY KEY (origin, transaction_id)
+);
+CREATE INDEX incoming_transactions_by_age ON incoming_transactions (received_ts);

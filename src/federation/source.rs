@@ -1,0 +1,232 @@
+//! What rooms lack, asked of other servers: the implementation of the rooms' [`EventSource`].
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::{StreamExt as _, future::BoxFuture, stream};
+use ruma::{EventId, OwnedEventId};
+use serde::Deserialize;
+use serde_json::{Map, Value, json, value::RawValue};
+
+use super::{
+    peers::{PeerError, PeerRequest, Peers, path},
+    server_keys::ServerKeys,
+    verify::{keep_verified, to_texts},
+};
+use crate::{
+    protocol::{event::Event, policy_server::PolicyServer},
+    rooms::{EventSource, FetchedState, MISSING_EVENTS_MAX, Question, StateIds},
+};
+
+/// Single events that are fetched at the same time.
+const FETCHES_AT_ONCE_MAX: usize = 8;
+const SMALL_TIMEOUT: Duration = Duration::from_secs(15);
+const SMALL_BYTES_MAX: usize = 4 << 20;
+/// The state of a large room: 100,000 IDs, or as many events.
+const STATE_TIMEOUT: Duration = Duration::from_secs(60);
+const STATE_IDS_BYTES_MAX: usize = 32 << 20;
+const STATE_BYTES_MAX: usize = 256 << 20;
+
+/// Asks for events.
+#[derive(Clone)]
+pub struct PeerSource {
+    peers: Peers,
+    keys: ServerKeys,
+}
+
+#[derive(Deserialize)]
+struct MissingEvents {
+    #[serde(default)]
+    events: Vec<Box<RawValue>>,
+}
+
+/// An answer of `GET /event` and `GET /backfill`.
+#[derive(Deserialize)]
+pub struct PduTransaction {
+    pub pdus: Vec<Box<RawValue>>,
+}
+
+#[derive(Deserialize)]
+struct StateIdsAnswer {
+    pdu_ids: Vec<OwnedEventId>,
+    auth_chain_ids: Vec<OwnedEventId>,
+}
+
+#[derive(Deserialize)]
+struct StateAnswer {
+    pdus: Vec<Box<RawValue>>,
+    auth_chain: Vec<Box<RawValue>>,
+}
+
+#[derive(Deserialize)]
+struct AuthAnswer {
+    auth_chain: Vec<Box<RawValue>>,
+}
+
+impl PeerSource {
+    pub fn new(peers: Peers, keys: ServerKeys) -> Self {
+        Self { peers, keys }
+    }
+
+    /// Asks the origin, then the others, until one answers with something.
+    async fn ask_each<T: serde::de::DeserializeOwned>(
+        &self,
+        question: Question<'_>,
+        request: &PeerRequest,
+        is_useful: impl Fn(&T) -> bool,
+    ) -> Option<T> {
+        let own = self.peers.server_name();
+        let servers = std::iter::once(question.origin)
+            .chain(question.others.iter().map(|server| &**server).filter(|s| *s != question.origin));
+        for server in servers.filter(|server| *server != own) {
+            match self.peers.ask::<T>(server, request.clone()).await {
+                Ok(answer) if is_useful(&answer) => return Some(answer),
+                Ok(_) => {}
+                Err(error) => note(question, &error),
+            }
+        }
+        None
+    }
+
+    async fn keep(&self, question: Question<'_>, events: Vec<Box<RawValue>>) -> Vec<Arc<Event>> {
+        let kept = keep_verified(&self.keys, question.rules, question.room_id, to_texts(events));
+        kept.await.unwrap_or_else(|error| {
+            tracing::warn!(room.id = %question.room_id, %error, "events could not be checked");
+            Vec::new()
+        })
+    }
+
+    async fn fetch_event(&self, question: Question<'_>, id: &EventId) -> Option<Arc<Event>> {
+        let path = path("/_matrix/federation/v1/event", [id.as_str()], &[]);
+        let request = PeerRequest::get(path).limited(SMALL_TIMEOUT, SMALL_BYTES_MAX);
+        let useful = |answer: &PduTransaction| !answer.pdus.is_empty();
+        let mut answer = self.ask_each::<PduTransaction>(question, &request, useful).await?;
+        answer.pdus.truncate(1);
+        let events = self.keep(question, answer.pdus).await;
+        events.into_iter().find(|event| event.event_id() == id)
+    }
+
+    async fn ask_policy_server(
+        &self,
+        question: Question<'_>,
+        policy: &PolicyServer,
+        event: &Event,
+    ) -> Result<bool, PeerError> {
+        let event_json: Value = Value::Object(event.to_object());
+        let path = "/_matrix/policy/v1/sign".to_owned();
+        let request =
+            PeerRequest::post(path, &event_json).limited(SMALL_TIMEOUT, SMALL_BYTES_MAX);
+        let answer: Map<String, Value> = self.peers.ask(&policy.via, request).await?;
+        let signed = policy.add_signature(event, &answer, question.rules);
+        Ok(signed.is_ok_and(|signed| policy.check(&signed, question.rules).is_ok()))
+    }
+}
+
+impl EventSource for PeerSource {
+    fn fetch_missing<'a>(
+        &'a self,
+        question: Question<'a>,
+        earliest: &'a [OwnedEventId],
+        latest: &'a [OwnedEventId],
+    ) -> BoxFuture<'a, Vec<Arc<Event>>> {
+        Box::pin(async move {
+            let room = [question.room_id.as_str()];
+            let path = path("/_matrix/federation/v1/get_missing_events", room, &[]);
+            let body = json!({
+                "earliest_events": earliest,
+                "latest_events": latest,
+                "limit": MISSING_EVENTS_MAX,
+                "min_depth": 0,
+            });
+            let request = PeerRequest::post(path, &body).limited(SMALL_TIMEOUT, SMALL_BYTES_MAX);
+            let useful = |answer: &MissingEvents| !answer.events.is_empty();
+            let answer = self.ask_each::<MissingEvents>(question, &request, useful).await;
+            let Some(mut answer) = answer else { return Vec::new() };
+            answer.events.truncate(MISSING_EVENTS_MAX);
+            self.keep(question, answer.events).await
+        })
+    }
+
+    fn fetch_events<'a>(
+        &'a self,
+        question: Question<'a>,
+        ids: &'a [OwnedEventId],
+    ) -> BoxFuture<'a, Vec<Arc<Event>>> {
+        Box::pin(async move {
+            let fetches = ids.iter().map(|id| self.fetch_event(question, id));
+            let fetched = stream::iter(fetches).buffer_unordered(FETCHES_AT_ONCE_MAX);
+            fetched.filter_map(|event| async { event }).collect().await
+        })
+    }
+
+    fn fetch_state_ids<'a>(
+        &'a self,
+        question: Question<'a>,
+        at: &'a EventId,
+    ) -> BoxFuture<'a, Option<StateIds>> {
+        Box::pin(async move {
+            let room = [question.room_id.as_str()];
+            let query = [("event_id", at.as_str())];
+            let path = path("/_matrix/federation/v1/state_ids", room, &query);
+            let request = PeerRequest::get(path).limited(STATE_TIMEOUT, STATE_IDS_BYTES_MAX);
+            let useful = |answer: &StateIdsAnswer| !answer.pdu_ids.is_empty();
+            let answer = self.ask_each::<StateIdsAnswer>(question, &request, useful).await?;
+            Some(StateIds { state: answer.pdu_ids, auth_chain: answer.auth_chain_ids })
+        })
+    }
+
+    fn fetch_state<'a>(
+        &'a self,
+        question: Question<'a>,
+        at: &'a EventId,
+    ) -> BoxFuture<'a, Option<FetchedState>> {
+        Box::pin(async move {
+            let room = [question.room_id.as_str()];
+            let query = [("event_id", at.as_str())];
+            let path = path("/_matrix/federation/v1/state", room, &query);
+            let request = PeerRequest::get(path).limited(STATE_TIMEOUT, STATE_BYTES_MAX);
+            let useful = |answer: &StateAnswer| !answer.pdus.is_empty();
+            let answer = self.ask_each::<StateAnswer>(question, &request, useful).await?;
+            let state = self.keep(question, answer.pdus).await;
+            let auth_chain = self.keep(question, answer.auth_chain).await;
+            Some(FetchedState { state, auth_chain })
+        })
+    }
+
+    fn fetch_event_auth<'a>(
+        &'a self,
+        question: Question<'a>,
+        id: &'a EventId,
+    ) -> BoxFuture<'a, Vec<Arc<Event>>> {
+        Box::pin(async move {
+            let segments = [question.room_id.as_str(), id.as_str()];
+            let path = path("/_matrix/federation/v1/event_auth", segments, &[]);
+            let request = PeerRequest::get(path).limited(STATE_TIMEOUT, STATE_BYTES_MAX);
+            let useful = |answer: &AuthAnswer| !answer.auth_chain.is_empty();
+            match self.ask_each::<AuthAnswer>(question, &request, useful).await {
+                Some(answer) => self.keep(question, answer.auth_chain).await,
+                None => Vec::new(),
+            }
+        })
+    }
+
+    fn is_recommended<'a>(
+        &'a self,
+        question: Question<'a>,
+        policy: &'a PolicyServer,
+        event: &'a Event,
+    ) -> BoxFuture<'a, bool> {
+        Box::pin(async move {
+            // Also when it does not answer: "If the event still does not have a valid Policy Server
+            // signature, the event is not recommended".
+            let asked = self.ask_policy_server(question, policy, event).await;
+            asked.unwrap_or_else(|error| {
+                note(question, &error);
+                false
+            })
+        })
+    }
+}
+
+fn note(question: Question<'_>, error: &PeerError) {
+    tracing::debug!(room.id = %question.room_id, %error, "another server does not help");
+}
