@@ -18,9 +18,11 @@ use crate::{
     config::{CacheShare, Config, DatabaseLocation},
     durable::{create_private_dirs, write_private_file},
     ephemeral::{Ephemeral, EphemeralSettings, PresenceSettings},
+    federation::{Federation, FederationSettings},
     http::{RegistrationNonces, rate_limit::RateLimits},
     media::{Media, OpenMediaError},
     notifier::Notifier,
+    outbound::{Outbound, OutboundSettings},
     protocol::signing::{KEY_BYTES, KeyError, SigningKey},
     push::Push,
     rooms::{RoomSettings, Rooms, SearchIndex},
@@ -85,13 +87,14 @@ impl App {
         let rooms = Rooms::load(
             (database.clone(), writer.clone()),
             clock.clone(),
-            (config.server.name.clone(), signing_key),
+            (config.server.name.clone(), signing_key.clone()),
             notifier.clone(),
             room_settings(&config),
         )
         .await?;
         let ephemeral = Ephemeral::new(&rooms, ephemeral_settings(&config));
         ephemeral.presence.restore().await?;
+        let federation = start_federation(&config, &rooms, &accounts, (&ephemeral, signing_key));
         let push = start_push(&config, &rooms, &accounts);
         let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
         let media = Media::open(
@@ -120,6 +123,7 @@ impl App {
             search: SearchIndex::new(rooms.clone()),
             rooms,
             ephemeral,
+            federation,
             push,
             sliding_sync: SlidingSync::new(&sync),
             sync,
@@ -190,6 +194,29 @@ fn start_push(config: &Config, rooms: &Rooms, accounts: &Accounts) -> Push {
         judging.recheck(user);
     }));
     push
+}
+
+/// The conversation with other servers, which rooms ask for what they lack.
+fn start_federation(
+    config: &Config,
+    rooms: &Rooms,
+    accounts: &Arc<Accounts>,
+    (ephemeral, signing_key): (&Ephemeral, SigningKey),
+) -> Federation {
+    let section = &config.federation;
+    let blocked_networks = match section.allow_private_networks {
+        true => Vec::new(),
+        false => section.blocked_networks.clone(),
+    };
+    let outbound = OutboundSettings { blocked_networks, ca_files: section.ca_files.clone() };
+    let outbound = Outbound::new(outbound, rooms.clock().clone());
+    let settings = FederationSettings {
+        enabled: section.enabled,
+        key_servers: section.key_servers.clone(),
+        old_keys: Vec::new(),
+    };
+    let (rooms, accounts, ephemeral) = (rooms.clone(), accounts.clone(), ephemeral.clone());
+    Federation::new(settings, rooms, accounts, ephemeral, (outbound, signing_key))
 }
 
 fn sync_settings(config: &Config) -> SyncSettings {

@@ -17,6 +17,7 @@
 //! - [`outbound`]: the HTTP client, server discovery.
 //! - [`notifier`]: wakes waiting syncs.
 //! - [`media`]: uploads, downloads and small versions of pictures.
+//! - [`federation`]: the conversation with other servers.
 //! - [`clock`]: time and randomness as arguments.
 //! - [`durable`]: files whose names survive a power cut.
 
@@ -27,6 +28,7 @@ pub mod clock;
 pub mod config;
 pub mod durable;
 pub mod ephemeral;
+pub mod federation;
 pub mod http;
 pub mod media;
 pub mod notifier;

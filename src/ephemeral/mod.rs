@@ -8,7 +8,10 @@ mod volatile;
 
 use std::sync::Arc;
 
-pub use presence::{Presence, PresenceSettings, PresenceState, PresenceStatus, SyncGuard};
+pub use presence::{
+    Presence, PresenceListener, PresenceSettings, PresenceState, PresenceStatus, RemotePresence,
+    SyncGuard,
+};
 pub use receipts::{NewReceipt, ReceiptKind, Receipts, RoomReceipts};
 use ruma::UserId;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};

@@ -22,8 +22,7 @@ pub const REQUEST_LIMITS: Limits =
     Limits { timeout: Duration::from_secs(30), body_bytes_max: 8 << 20 };
 /// What may stand in a segment of a path as it is (RFC 3986, "unreserved", and what Matrix IDs
 /// are made of that is allowed there).
-const SEGMENT: &AsciiSet =
-    &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// Asks other servers in the name of this one. Clones share it.
 #[derive(Clone)]

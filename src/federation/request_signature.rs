@@ -142,10 +142,7 @@ mod tests {
                 r#"X-Matrix origin="a.example",destination="b",key="ed25519:k1",sig="Sig/+""#,
                 Some("b"),
             ),
-            (
-                r#"x-matrix key=ed25519:k1 , SIG="S\ig/+", Origin=a.example , new="x, y=z""#,
-                None,
-            ),
+            (r#"x-matrix key=ed25519:k1 , SIG="S\ig/+", Origin=a.example , new="x, y=z""#, None),
             (r#"X-Matrix  origin=a.example,key="ed25519:k1",sig="Sig/+","#, None),
         ] {
             assert_eq!(RequestSignature::parse(header), expect(destination), "{header}");

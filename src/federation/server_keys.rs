@@ -241,8 +241,7 @@ impl ServerKeys {
 
     fn own_keys(&self) -> KnownKeys {
         let key = self.0.peers.signing_key();
-        let known =
-            KnownKey { key: key.verify_key(), valid_until_ts: i64::MAX, expired_ts: None };
+        let known = KnownKey { key: key.verify_key(), valid_until_ts: i64::MAX, expired_ts: None };
         BTreeMap::from([(key.key_id().to_owned(), known)])
     }
 
@@ -251,7 +250,8 @@ impl ServerKeys {
             return Ok(known);
         }
         let rows = server_keys::list(&self.0.database, server.as_str()).await?;
-        let keys = rows.iter().filter_map(|row| Some((row.key_id.clone(), KnownKey::from_row(row)?)));
+        let keys =
+            rows.iter().filter_map(|row| Some((row.key_id.clone(), KnownKey::from_row(row)?)));
         let known = Arc::new(keys.collect::<KnownKeys>());
         self.0.known.insert(server.clone(), Arc::clone(&known));
         Ok(known)
@@ -259,7 +259,8 @@ impl ServerKeys {
 
     /// Asks the server itself; `None` when it gives no valid answer.
     async fn fetch_directly(&self, server: &ServerName) -> Result<Option<()>, StorageError> {
-        let request = PeerRequest { limits: LIMITS, ..PeerRequest::get("/_matrix/key/v2/server".to_owned()) };
+        let request =
+            PeerRequest { limits: LIMITS, ..PeerRequest::get("/_matrix/key/v2/server".to_owned()) };
         let answer = self.0.peers.ask::<Map<String, Value>>(server, request).await;
         match answer {
             Ok(document) => self.take_document(server, document, true).await,
@@ -308,9 +309,8 @@ impl ServerKeys {
         server: &ServerName,
         key_ids: &BTreeMap<String, i64>,
     ) -> Result<(), StorageError> {
-        let is_other = |notary: &&OwnedServerName| {
-            *notary != server && *notary != self.0.peers.server_name()
-        };
+        let is_other =
+            |notary: &&OwnedServerName| *notary != server && *notary != self.0.peers.server_name();
         let notaries = self.0.notaries.iter().filter(is_other);
         let asked = notaries.map(|notary| self.ask_notary(notary, server, key_ids));
         for result in future::join_all(asked).await {
@@ -366,9 +366,8 @@ impl ServerKeys {
         let load = async || -> Result<Arc<KnownKeys>, StorageError> {
             let now_ts = self.0.clock.now_ms().cast_signed();
             let known = self.load_known(&notary.to_owned()).await?;
-            let is_fresh = |id: &String| {
-                known.get(id).is_some_and(|key| key.suffices(now_ts, now_ts))
-            };
+            let is_fresh =
+                |id: &String| known.get(id).is_some_and(|key| key.suffices(now_ts, now_ts));
             if !key_ids.iter().all(is_fresh) {
                 self.fetch_directly(notary).await?;
             }
@@ -405,4 +404,3 @@ impl ServerKeys {
         self.0.attempts.insert(server.clone(), Attempt { at_ms: self.0.clock.now_ms(), failures });
     }
 }
-

@@ -75,8 +75,9 @@ impl PeerSource {
         is_useful: impl Fn(&T) -> bool,
     ) -> Option<T> {
         let own = self.peers.server_name();
-        let servers = std::iter::once(question.origin)
-            .chain(question.others.iter().map(|server| &**server).filter(|s| *s != question.origin));
+        let servers = std::iter::once(question.origin).chain(
+            question.others.iter().map(|server| &**server).filter(|s| *s != question.origin),
+        );
         for server in servers.filter(|server| *server != own) {
             match self.peers.ask::<T>(server, request.clone()).await {
                 Ok(answer) if is_useful(&answer) => return Some(answer),
@@ -113,8 +114,7 @@ impl PeerSource {
     ) -> Result<bool, PeerError> {
         let event_json: Value = Value::Object(event.to_object());
         let path = "/_matrix/policy/v1/sign".to_owned();
-        let request =
-            PeerRequest::post(path, &event_json).limited(SMALL_TIMEOUT, SMALL_BYTES_MAX);
+        let request = PeerRequest::post(path, &event_json).limited(SMALL_TIMEOUT, SMALL_BYTES_MAX);
         let answer: Map<String, Value> = self.peers.ask(&policy.via, request).await?;
         let signed = policy.add_signature(event, &answer, question.rules);
         Ok(signed.is_ok_and(|signed| policy.check(&signed, question.rules).is_ok()))
@@ -152,7 +152,10 @@ impl EventSource for PeerSource {
         ids: &'a [OwnedEventId],
     ) -> BoxFuture<'a, Vec<Arc<Event>>> {
         Box::pin(async move {
-            let fetches = ids.iter().map(|id| self.fetch_event(question, id));
+            let fetch = |id: &'a OwnedEventId| -> BoxFuture<'a, Option<Arc<Event>>> {
+                Box::pin(self.fetch_event(question, id))
+            };
+            let fetches: Vec<_> = ids.iter().map(fetch).collect();
             let fetched = stream::iter(fetches).buffer_unordered(FETCHES_AT_ONCE_MAX);
             fetched.filter_map(|event| async { event }).collect().await
         })

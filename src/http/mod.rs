@@ -6,6 +6,7 @@ pub mod auth;
 mod client;
 pub mod cors;
 pub mod error;
+mod federation;
 mod health;
 pub mod json;
 pub mod rate_limit;

@@ -16,6 +16,9 @@ use super::{
         third_party, typing, user_directory, versions, voip,
     },
     error::MatrixError,
+    federation::{
+        events, hierarchy, invite, keys, membership, public_rooms, query, transactions, version,
+    },
     health,
     state::AppState,
     well_known,
@@ -30,6 +33,7 @@ pub fn build_router(app: AppState) -> Router {
     let routes = route_membership(routes);
     let routes = route_events(routes);
     let routes = route_directory(routes);
+    let routes = route_federation(routes);
     let routes = routes
         // search.rs
         .client("/search", post(search::search))
@@ -309,6 +313,49 @@ fn route_directory(routes: Routes) -> Routes {
         .client("/users/{user_id}/report", post(reports::report_user))
 }
 
+/// Other servers.
+fn route_federation(routes: Routes) -> Routes {
+    let public_rooms = get(public_rooms::get_public_rooms).post(public_rooms::post_public_rooms);
+    routes
+        // version.rs
+        .federation("v1", "/version", get(version::get_version))
+        // keys.rs
+        .plain("/_matrix/key/v2/server", get(keys::get_own))
+        .plain("/_matrix/key/v2/server/{key_id}", get(keys::get_own))
+        .plain("/_matrix/key/v2/query", post(keys::query_many))
+        .plain("/_matrix/key/v2/query/{server_name}", get(keys::query_one))
+        // transactions.rs
+        .federation("v1", "/send/{transaction_id}", put(transactions::put_transaction))
+        // membership.rs
+        .federation("v1", "/make_join/{room_id}/{user_id}", get(membership::make_join))
+        .federation("v1", "/send_join/{room_id}/{event_id}", put(membership::send_join_v1))
+        .federation("v2", "/send_join/{room_id}/{event_id}", put(membership::send_join))
+        .federation("v1", "/make_leave/{room_id}/{user_id}", get(membership::make_leave))
+        .federation("v1", "/send_leave/{room_id}/{event_id}", put(membership::send_leave_v1))
+        .federation("v2", "/send_leave/{room_id}/{event_id}", put(membership::send_leave))
+        .federation("v1", "/make_knock/{room_id}/{user_id}", get(membership::make_knock))
+        .federation("v1", "/send_knock/{room_id}/{event_id}", put(membership::send_knock))
+        // invite.rs
+        .federation("v1", "/invite/{room_id}/{event_id}", put(invite::put_invite_v1))
+        .federation("v2", "/invite/{room_id}/{event_id}", put(invite::put_invite))
+        // events.rs
+        .federation("v1", "/event/{event_id}", get(events::get_event))
+        .federation("v1", "/state/{room_id}", get(events::get_state))
+        .federation("v1", "/state_ids/{room_id}", get(events::get_state_ids))
+        .federation("v1", "/event_auth/{room_id}/{event_id}", get(events::get_event_auth))
+        .federation("v1", "/backfill/{room_id}", get(events::get_backfill))
+        .federation("v1", "/get_missing_events/{room_id}", post(events::post_missing_events))
+        .federation("v1", "/timestamp_to_event/{room_id}", get(events::find_by_time))
+        // query.rs
+        .federation("v1", "/query/directory", get(query::get_directory))
+        .federation("v1", "/query/profile", get(query::get_profile))
+        .federation("v1", "/query/{kind}", get(query::refuse_other))
+        // public_rooms.rs
+        .federation("v1", "/publicRooms", public_rooms)
+        // hierarchy.rs
+        .federation("v1", "/hierarchy/{room_id}", get(hierarchy::get_hierarchy))
+}
+
 /// Collects routes. `client` ones exist under `/r0` too, which older clients and bridges use.
 #[derive(Default)]
 struct Routes(Router<AppState>);
@@ -336,6 +383,11 @@ impl Routes {
         ["v3", "r0", "v1"].into_iter().fold(self, |routes, version| {
             routes.plain(&format!("/_matrix/media/{version}{path}"), handlers.clone())
         })
+    }
+
+    /// A path of the Server-Server API.
+    fn federation(self, version: &str, path: &str, handlers: MethodRouter<AppState>) -> Self {
+        self.plain(&format!("/_matrix/federation/{version}{path}"), handlers)
     }
 
     fn finish(self, app: AppState) -> Router {

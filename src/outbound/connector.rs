@@ -98,8 +98,8 @@ impl Service<Uri> for Connector {
         let inner = Arc::clone(&self.0);
         Box::pin(async move {
             let text = uri.authority().map_or("", |authority| authority.as_str());
-            let authority =
-                Authority::parse(text).ok_or_else(|| ConnectError::BadAuthority(text.to_owned()))?;
+            let authority = Authority::parse(text)
+                .ok_or_else(|| ConnectError::BadAuthority(text.to_owned()))?;
             match tokio::time::timeout(CONNECT_TIMEOUT, inner.connect(&authority)).await {
                 Ok(result) => result,
                 Err(_) => Err(ConnectError::Timeout),

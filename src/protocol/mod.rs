@@ -20,6 +20,7 @@ pub mod push_rules;
 pub mod redaction;
 pub mod room_content;
 pub mod room_version;
+pub mod server_acl;
 pub mod signing;
 pub mod state_key;
 pub mod state_resolution;

@@ -232,7 +232,7 @@ impl Rooms {
     }
 
     /// A member of this server with the power to invite: the mighty first, then anybody.
-    async fn find_voucher(&self, room: &Arc<Room>) -> Result<Option<OwnedUserId>> {
+    pub async fn find_voucher(&self, room: &Arc<Room>) -> Result<Option<OwnedUserId>> {
         let power = room.power_levels();
         let powerful = list_powerful(&power);
         for user in powerful {

@@ -3,7 +3,7 @@
 
 use std::{cmp::Ordering, collections::HashSet, sync::Arc};
 
-use ruma::{RoomId, UserId};
+use ruma::{RoomId, ServerName, UserId};
 use serde_json::{Map, Value};
 
 use super::{
@@ -61,18 +61,33 @@ impl Rooms {
         if !is_inside && !self.is_open_to(room, user).await? {
             return Ok(None);
         }
-        let head = room.head();
-        let rules = head.find_pinned("m.room.join_rules").map(|event| &*event.event);
-        let rules = JoinRules::of_state(rules);
-        let is_restricted = rules.join_rule.is_restricted(room.rules);
-        Ok(Some(Overview {
-            room: Arc::clone(room),
-            summary: summary::of_head(&head, room.rules),
-            joined_count: head.joined_count,
-            allowed_rooms: if is_restricted { rules.allow } else { Vec::new() },
-            membership,
-            children: Vec::new(),
-        }))
+        Ok(Some(Overview { membership, ..Overview::of_room(room) }))
+    }
+
+    /// What another server may learn of a room, with the children of a space; None when nothing:
+    /// nobody there is in the room, could enter it, or is in a room whose members may (server-server
+    /// API, "Spaces").
+    pub async fn find_overview_for_server(
+        &self,
+        room: &Arc<Room>,
+        server: &ServerName,
+        suggested_only: bool,
+    ) -> Result<Option<Overview>, MembershipError> {
+        let mut overview = Overview::of_room(room);
+        let mut is_open =
+            self.is_open_to(room, None).await? || self.is_server_in_room(room, server).await?;
+        for allowed in &overview.allowed_rooms {
+            if !is_open && let Some(allowed) = self.find(allowed).await? {
+                is_open = self.is_server_in_room(&allowed, server).await?;
+            }
+        }
+        if !is_open {
+            return Ok(None);
+        }
+        if overview.summary.room_type.as_deref() == Some("m.space") {
+            overview.children = self.list_space_children(room, suggested_only).await?;
+        }
+        Ok(Some(overview))
     }
 
     /// The rooms of a tree that the user may know of, depth first; and whether there are more.
@@ -157,6 +172,23 @@ impl Rooms {
             a.compare(b).then_with(|| a_event.event.state_key().cmp(&b_event.event.state_key()))
         });
         Ok(children.into_iter().map(|(_, event)| event).collect())
+    }
+}
+
+impl Overview {
+    fn of_room(room: &Arc<Room>) -> Self {
+        let head = room.head();
+        let rules = head.find_pinned("m.room.join_rules").map(|event| &*event.event);
+        let rules = JoinRules::of_state(rules);
+        let is_restricted = rules.join_rule.is_restricted(room.rules);
+        Self {
+            room: Arc::clone(room),
+            summary: summary::of_head(&head, room.rules),
+            joined_count: head.joined_count,
+            allowed_rooms: if is_restricted { rules.allow } else { Vec::new() },
+            membership: None,
+            children: Vec::new(),
+        }
     }
 }
 

@@ -46,6 +46,8 @@ const MIGRATIONS: &[Migration] = migrations![
     "0008_pushers",
     "0009_sliding",
     "0010_status_messages"
+    "0008_pushers"
+    "0008_federation"
 ];
 
 /// Applies what is missing, each migration in a transaction of its own; returns the names of

@@ -165,7 +165,7 @@ pub async fn get_public_rooms(
     Query(query): Query<PublicRoomsQuery>,
 ) -> MatrixResult<Json<Value>> {
     let PublicRoomsQuery { limit, since, server } = query;
-    let body = PublicRoomsBody { limit, since, ..PublicRoomsBody::default() };
+    let body = PublicRoomsBody::page(limit, since);
     list_public_rooms(&app, server.as_deref(), body).await
 }
 
@@ -178,6 +178,13 @@ pub async fn post_public_rooms(
 ) -> MatrixResult<Json<Value>> {
     app.rate_limits.take(Action::Search, &session, app.clock.now_ms())?;
     list_public_rooms(&app, query.server.as_deref(), body).await
+}
+
+impl PublicRoomsBody {
+    /// A request for a page, without a filter.
+    pub fn page(limit: Option<usize>, since: Option<String>) -> Self {
+        Self { limit, since, ..Self::default() }
+    }
 }
 
 /// What the directory shows of a room (`PublishedRoomsChunk`).
@@ -206,7 +213,8 @@ pub fn summary_json(room_id: &str, joined_count: i64, summary: &SummaryRow) -> M
     json
 }
 
-async fn list_public_rooms(
+/// A page of the directory of this server, or of another one.
+pub async fn list_public_rooms(
     app: &App,
     server: Option<&str>,
     body: PublicRoomsBody,

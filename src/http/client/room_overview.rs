@@ -142,7 +142,8 @@ fn overview_json(overview: &Overview) -> Map<String, Value> {
     json
 }
 
-fn tree_room_json(overview: &Overview) -> Value {
+/// A room of a tree, with its children.
+pub fn tree_room_json(overview: &Overview) -> Value {
     let child = |event: &std::sync::Arc<crate::rooms::StoredEvent>| {
         let event = &event.event;
         json!({

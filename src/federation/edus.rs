@@ -1,0 +1,207 @@
+//! What passes, from other servers: typing, receipts, presence (server-server API, "Typing
+//! Notifications", "Receipts", "Presence"). What is malformed or not theirs to say is ignored.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId, ServerName, UserId};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::Federation;
+use crate::{
+    ephemeral::{NewReceipt, PresenceState, ReceiptKind, RemotePresence},
+    protocol::{membership::Membership, server_acl::is_server_allowed},
+    rooms::Room,
+    storage::{StorageError, WriteTx},
+};
+
+/// How long a user of another server types without saying so again, ms.
+const TYPING_TIMEOUT_MS: u64 = 60_000;
+/// Changes of presence that one EDU may carry.
+const PRESENCES_MAX: usize = 1000;
+/// Receipts that one EDU may carry.
+const RECEIPTS_MAX: usize = 1000;
+/// The longest status message that is kept, bytes.
+const STATUS_BYTES_MAX: usize = 1024;
+
+#[derive(Deserialize)]
+struct Edu {
+    edu_type: String,
+    content: Value,
+}
+
+#[derive(Deserialize)]
+struct TypingContent {
+    room_id: OwnedRoomId,
+    user_id: OwnedUserId,
+    typing: bool,
+}
+
+#[derive(Deserialize)]
+struct PresenceContent {
+    push: Vec<Value>,
+}
+
+#[derive(Deserialize)]
+struct PresenceUpdate {
+    user_id: OwnedUserId,
+    presence: String,
+    status_msg: Option<String>,
+    #[serde(default)]
+    last_active_ago: u64,
+    #[serde(default)]
+    currently_active: bool,
+}
+
+/// By room, by kind, by user.
+type ReceiptContent = BTreeMap<OwnedRoomId, BTreeMap<String, BTreeMap<OwnedUserId, UserReceipt>>>;
+
+#[derive(Deserialize)]
+struct UserReceipt {
+    #[serde(default)]
+    data: ReceiptData,
+    event_ids: Vec<OwnedEventId>,
+}
+
+#[derive(Default, Deserialize)]
+struct ReceiptData {
+    ts: Option<u64>,
+    thread_id: Option<String>,
+}
+
+impl Federation {
+    /// Takes the EDUs of a transaction, one after another.
+    pub(super) async fn receive_edus(&self, origin: &ServerName, edus: Vec<Value>) {
+        for edu in edus {
+            let Ok(edu) = serde_json::from_value::<Edu>(edu) else { continue };
+            if let Err(error) = self.receive_edu(origin, edu).await {
+                tracing::warn!(server.name = %origin, %error, "an EDU was lost");
+            }
+        }
+    }
+
+    async fn receive_edu(&self, origin: &ServerName, edu: Edu) -> Result<(), StorageError> {
+        match edu.edu_type.as_str() {
+            "m.typing" => self.receive_typing(origin, edu.content).await,
+            "m.receipt" => self.receive_receipts(origin, edu.content).await,
+            "m.presence" => self.receive_presence(origin, edu.content).await,
+            _ => Ok(()),
+        }
+    }
+
+    async fn receive_typing(
+        &self,
+        origin: &ServerName,
+        content: Value,
+    ) -> Result<(), StorageError> {
+        let Ok(content) = serde_json::from_value::<TypingContent>(content) else { return Ok(()) };
+        let user = &content.user_id;
+        let Some(room) = self.rooms().find(&content.room_id).await? else { return Ok(()) };
+        if !self.may_speak(origin, &room, user).await? {
+            return Ok(());
+        }
+        match content.typing {
+            true => self.ephemeral().typing.start(&room, user, TYPING_TIMEOUT_MS),
+            false => self.ephemeral().typing.stop(&room, user),
+        }
+        Ok(())
+    }
+
+    async fn receive_receipts(
+        &self,
+        origin: &ServerName,
+        content: Value,
+    ) -> Result<(), StorageError> {
+        let Ok(content) = serde_json::from_value::<ReceiptContent>(content) else { return Ok(()) };
+        let mut count = 0;
+        for (room_id, mut kinds) in content {
+            let Some(room) = self.rooms().find(&room_id).await? else { continue };
+            for (user, receipt) in kinds.remove("m.read").unwrap_or_default() {
+                count += 1;
+                if count > RECEIPTS_MAX {
+                    return Ok(());
+                }
+                if self.may_speak(origin, &room, &user).await? {
+                    self.receive_receipt(&room, user, receipt).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn receive_receipt(
+        &self,
+        room: &Arc<Room>,
+        user_id: OwnedUserId,
+        receipt: UserReceipt,
+    ) -> Result<(), StorageError> {
+        let Some(event_id) = receipt.event_ids.into_iter().next() else { return Ok(()) };
+        let event = self.rooms().find_event(room, &event_id).await?;
+        let Some(event) = event.filter(|event| event.ordering() != 0) else { return Ok(()) };
+        let new = NewReceipt {
+            user_id,
+            kind: ReceiptKind::Read,
+            thread: receipt.data.thread_id.filter(|thread| thread.len() <= 255),
+            event_id,
+            ordering: event.ordering(),
+            ts: receipt.data.ts.unwrap_or_else(|| self.clock().now_ms()),
+        };
+        let receipts = self.ephemeral().receipts.of_room(room).await?;
+        let permit = self.writer().reserve().await?;
+        let ticket = {
+            let order = receipts.lock_order();
+            let mut tx = WriteTx::new();
+            if !self.ephemeral().receipts.add(room, (&receipts, &order), new, &mut tx) {
+                return Ok(());
+            }
+            let woken = Arc::clone(room);
+            tx.after_publish(move |_| woken.wake_listeners());
+            permit.submit(tx)
+        };
+        ticket.committed().await.map(drop)
+    }
+
+    async fn receive_presence(
+        &self,
+        origin: &ServerName,
+        content: Value,
+    ) -> Result<(), StorageError> {
+        let presence = &self.ephemeral().presence;
+        let Ok(content) = serde_json::from_value::<PresenceContent>(content) else { return Ok(()) };
+        for update in content.push.into_iter().take(PRESENCES_MAX) {
+            let Ok(update) = serde_json::from_value::<PresenceUpdate>(update) else { continue };
+            let Some(state) = PresenceState::parse(&update.presence) else { continue };
+            let user = &update.user_id;
+            // Whom nobody here knows is nobody's business here.
+            let is_known = user.server_name() == origin
+                && !self.rooms().rooms_of(user).await?.list_joined().is_empty();
+            if !is_known {
+                continue;
+            }
+            let status_message = update.status_msg.filter(|text| text.len() <= STATUS_BYTES_MAX);
+            let remote = RemotePresence {
+                state,
+                status_message,
+                last_active_ago_ms: update.last_active_ago,
+                is_currently_active: update.currently_active,
+            };
+            presence.set_remote(user, remote).await;
+        }
+        Ok(())
+    }
+
+    /// Whether the server is allowed in the room and the user one of its users there.
+    async fn may_speak(
+        &self,
+        origin: &ServerName,
+        room: &Arc<Room>,
+        user: &UserId,
+    ) -> Result<bool, StorageError> {
+        let head = room.head();
+        let acl = head.find_pinned("m.room.server_acl").map(|stored| &*stored.event);
+        if user.server_name() != origin || !is_server_allowed(acl, origin) {
+            return Ok(false);
+        }
+        Ok(self.rooms().membership_of(room, user).await? == Membership::Join)
+    }
+}

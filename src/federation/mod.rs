@@ -1,0 +1,162 @@
+//! Our conversation with other servers: signed requests and their keys, what we send them, what
+//! they send us, and what we ask of them. Not for finding and reaching them (`outbound`), nor for
+//! judging events (`rooms`).
+
+mod authenticate;
+mod edus;
+mod handshake_error;
+mod invite;
+mod joining;
+mod key_document;
+mod leaving;
+mod peers;
+mod receive;
+mod request_signature;
+mod resident;
+mod resident_invite;
+mod room_answer;
+mod server_keys;
+mod source;
+mod verify;
+
+use std::sync::Arc;
+
+use ruma::{OwnedServerName, ServerName};
+
+pub use self::{
+    authenticate::{ArrivedRequest, AuthenticateError},
+    handshake_error::HandshakeError,
+    joining::RemoteEntry,
+    key_document::{OldKey, to_text, write_own_document},
+    peers::{PeerError, PeerRequest, Peers, path},
+    receive::{Transaction, TransactionError},
+    resident::{SupportedVersions, Template},
+    resident_invite::ArrivedInvite,
+    room_answer::JoinAnswer,
+    server_keys::ServerKeys,
+};
+use self::{receive::OriginLocks, source::PeerSource};
+use crate::{
+    accounts::Accounts,
+    clock::Clock,
+    ephemeral::Ephemeral,
+    outbound::Outbound,
+    protocol::signing::SigningKey,
+    rooms::Rooms,
+    storage::{Database, StorageError, Writer},
+};
+
+/// How federation is set up.
+#[derive(Clone, Debug)]
+pub struct FederationSettings {
+    /// Whether other servers are talked with at all.
+    pub enabled: bool,
+    /// Servers that are asked for keys of others.
+    pub key_servers: Vec<OwnedServerName>,
+    /// Keys with which this server signs no more.
+    pub old_keys: Vec<OldKey>,
+}
+
+/// The conversation. Clones share it.
+#[derive(Clone)]
+pub struct Federation(Arc<Inner>);
+
+struct Inner {
+    settings: FederationSettings,
+    rooms: Rooms,
+    accounts: Arc<Accounts>,
+    ephemeral: Ephemeral,
+    peers: Peers,
+    keys: ServerKeys,
+    origin_locks: OriginLocks,
+}
+
+impl Federation {
+    /// Wires itself to the rooms, which ask other servers through it from now on.
+    pub fn new(
+        settings: FederationSettings,
+        rooms: Rooms,
+        accounts: Arc<Accounts>,
+        ephemeral: Ephemeral,
+        (outbound, signing_key): (Outbound, SigningKey),
+    ) -> Self {
+        let peers = Peers::new(outbound, rooms.server_name().to_owned(), signing_key);
+        let store = (rooms.database().clone(), rooms.writer().clone());
+        let notaries = settings.key_servers.clone();
+        let keys = ServerKeys::new(peers.clone(), rooms.clock().clone(), store, notaries);
+        if settings.enabled {
+            rooms.set_event_source(Arc::new(PeerSource::new(peers.clone(), keys.clone())));
+        }
+        let origin_locks = OriginLocks::default();
+        Self(Arc::new(Inner { settings, rooms, accounts, ephemeral, peers, keys, origin_locks }))
+    }
+
+    /// The server that signed a request.
+    pub async fn authenticate<'h>(
+        &self,
+        headers: impl Iterator<Item = &'h str>,
+        request: ArrivedRequest<'_>,
+    ) -> Result<OwnedServerName, AuthenticateError> {
+        authenticate::authenticate(&self.0.keys, self.server_name(), headers, request).await
+    }
+
+    pub fn is_enabled(&self) -> bool {
+        self.0.settings.enabled
+    }
+
+    pub fn server_name(&self) -> &ServerName {
+        self.0.rooms.server_name()
+    }
+
+    pub fn peers(&self) -> &Peers {
+        &self.0.peers
+    }
+
+    pub fn keys(&self) -> &ServerKeys {
+        &self.0.keys
+    }
+
+    /// Our own keys, signed and valid for a day from now.
+    pub fn own_key_document(&self) -> serde_json::Map<String, serde_json::Value> {
+        let (key, now_ms) = (self.0.peers.signing_key(), self.clock().now_ms());
+        write_own_document(self.server_name(), key, &self.0.settings.old_keys, now_ms)
+    }
+
+    fn rooms(&self) -> &Rooms {
+        &self.0.rooms
+    }
+
+    fn accounts(&self) -> &Accounts {
+        &self.0.accounts
+    }
+
+    fn ephemeral(&self) -> &Ephemeral {
+        &self.0.ephemeral
+    }
+
+    fn clock(&self) -> &Clock {
+        self.0.rooms.clock()
+    }
+
+    fn database(&self) -> &Database {
+        self.0.rooms.database()
+    }
+
+    fn writer(&self) -> &Writer {
+        self.0.rooms.writer()
+    }
+
+    fn origin_locks(&self) -> &OriginLocks {
+        &self.0.origin_locks
+    }
+
+    /// The room, if this server takes part in it.
+    pub async fn find_own_room(
+        &self,
+        room_id: &ruma::RoomId,
+    ) -> Result<Option<Arc<crate::rooms::Room>>, StorageError> {
+        let Some(room) = self.rooms().find(room_id).await? else { return Ok(None) };
+        let takes_part = self.rooms().is_server_in_room(&room, self.server_name()).await?;
+        Ok(takes_part.then_some(room))
+    }
+}

@@ -1,0 +1,217 @@
+//! Transactions of other servers (server-server API, "Transactions"): each event has its own
+//! result, the events of one room are taken in order, and no room waits for another.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Weak},
+};
+
+use futures_util::future;
+use parking_lot::Mutex;
+use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, RoomId, ServerName};
+use serde::Deserialize;
+use serde_json::{Map, Value, json, value::RawValue};
+
+use super::{Federation, verify::verify_events};
+use crate::{
+    protocol::{event::Event, server_acl::is_server_allowed},
+    rooms::{ReceiveError, Room, Verdict},
+    storage::{StorageError, WriteTx, incoming_transactions},
+};
+
+/// "They can have at most 50 PDUs and 100 EDUs."
+pub const PDUS_MAX: usize = 50;
+pub const EDUS_MAX: usize = 100;
+/// Transactions of one server that wait for each other. An honest server has one under way.
+const WAITING_MAX: usize = 8;
+/// Answers are kept this long for transactions that are sent again.
+pub const ANSWERS_KEPT_MS: u64 = 24 * 60 * 60 * 1000;
+/// How often an event is tried in a room that changes under its hands.
+const ATTEMPTS_MAX: usize = 3;
+
+/// The body of `PUT /send/{txnId}`.
+#[derive(Debug, Deserialize)]
+pub struct Transaction {
+    pub pdus: Vec<Box<RawValue>>,
+    #[serde(default)]
+    pub edus: Vec<Value>,
+}
+
+/// Why a transaction was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum TransactionError {
+    #[error("a transaction has at most {PDUS_MAX} PDUs and {EDUS_MAX} EDUs")]
+    TooLarge,
+    #[error("too many transactions of this server are under way")]
+    TooMany,
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+/// One transaction of a server at a time. Clones share it.
+#[derive(Clone, Default)]
+pub struct OriginLocks(Arc<Mutex<HashMap<OwnedServerName, Weak<tokio::sync::Mutex<()>>>>>);
+
+impl OriginLocks {
+    /// The lock of a server; `None` when too many wait for it already.
+    fn find(&self, origin: &ServerName) -> Option<Arc<tokio::sync::Mutex<()>>> {
+        let mut locks = self.0.lock();
+        if let Some(lock) = locks.get(origin).and_then(Weak::upgrade) {
+            return (Arc::strong_count(&lock) <= WAITING_MAX).then_some(lock);
+        }
+        locks.retain(|_, lock| lock.strong_count() > 0);
+        let lock = Arc::default();
+        locks.insert(origin.to_owned(), Arc::downgrade(&lock));
+        Some(lock)
+    }
+}
+
+/// What is known of an event before it is checked.
+#[derive(Deserialize)]
+struct RoomOfPdu {
+    room_id: Option<OwnedRoomId>,
+}
+
+/// The error of each event that was not taken; `None` for the others.
+type Results = BTreeMap<OwnedEventId, Option<String>>;
+
+impl Federation {
+    /// Takes a transaction and answers it, a repeated one as before. Returns when all of it is
+    /// durable.
+    pub async fn receive_transaction(
+        &self,
+        origin: &ServerName,
+        transaction_id: &str,
+        transaction: Transaction,
+    ) -> Result<String, TransactionError> {
+        if transaction.pdus.len() > PDUS_MAX || transaction.edus.len() > EDUS_MAX {
+            return Err(TransactionError::TooLarge);
+        }
+        let lock = self.origin_locks().find(origin).ok_or(TransactionError::TooMany)?;
+        let _guard = lock.lock().await;
+        let known = incoming_transactions::find(self.database(), origin.as_str(), transaction_id);
+        if let Some(answer) = known.await? {
+            return Ok(answer);
+        }
+        metrics::counter!("hearth_federation_received_pdus_total")
+            .increment(transaction.pdus.len() as u64);
+        metrics::counter!("hearth_federation_received_edus_total")
+            .increment(transaction.edus.len() as u64);
+        let results = self.receive_pdus(origin, transaction.pdus).await?;
+        self.receive_edus(origin, transaction.edus).await;
+        let answer = json!({ "pdus": write_results(results) }).to_string();
+        let mut tx = WriteTx::new();
+        let now_ms = self.clock().now_ms();
+        incoming_transactions::save(&mut tx, origin.as_str(), transaction_id, &answer, now_ms);
+        self.writer().commit(tx).await?;
+        Ok(answer)
+    }
+
+    async fn receive_pdus(
+        &self,
+        origin: &ServerName,
+        pdus: Vec<Box<RawValue>>,
+    ) -> Result<Results, StorageError> {
+        let mut by_room: BTreeMap<OwnedRoomId, Vec<String>> = BTreeMap::new();
+        for pdu in pdus {
+            // An event without a room has no version either, and so not even an ID.
+            let room: Option<RoomOfPdu> = serde_json::from_str(pdu.get()).ok();
+            if let Some(room_id) = room.and_then(|room| room.room_id) {
+                by_room.entry(room_id).or_default().push(Box::<str>::from(pdu).into_string());
+            }
+        }
+        let rooms = by_room.iter().map(|(room_id, texts)| {
+            Box::pin(self.receive_room_pdus(origin, room_id, texts.clone()))
+        });
+        let mut results = Results::new();
+        for of_room in future::join_all(rooms).await {
+            results.extend(of_room?);
+        }
+        Ok(results)
+    }
+
+    async fn receive_room_pdus(
+        &self,
+        origin: &ServerName,
+        room_id: &RoomId,
+        texts: Vec<String>,
+    ) -> Result<Results, StorageError> {
+        let Some(room) = self.rooms().find(room_id).await? else {
+            tracing::debug!(room.id = %room_id, server.name = %origin, "events of an unknown room");
+            return Ok(Results::new());
+        };
+        let mut results = Results::new();
+        let refusal = self.find_refusal(origin, &room).await?;
+        for text in &texts {
+            if let (Some(reason), Ok(event)) = (&refusal, Event::parse(text, room.rules)) {
+                results.insert(event.event_id().to_owned(), Some(reason.clone()));
+            }
+        }
+        if refusal.is_some() {
+            return Ok(results);
+        }
+        let ids: Vec<_> = texts.iter().map(|text| Event::parse(text, room.rules)).collect();
+        let verified = verify_events(self.keys(), room.rules, texts).await?;
+        for (named, verified) in ids.into_iter().zip(verified) {
+            // What is not even an event has no ID to answer with.
+            let Ok(named) = named else { continue };
+            let result = match verified {
+                Ok(event) => self.receive_pdu(origin, &room, event).await?,
+                Err(dropped) => Some(dropped.to_string()),
+            };
+            if let Some(reason) = &result {
+                tracing::debug!(room.id = %room_id, event.id = %named.event_id(), reason, "an event was not taken");
+            }
+            results.insert(named.event_id().to_owned(), result);
+        }
+        Ok(results)
+    }
+
+    /// Why no event of this server is taken in the room at all.
+    async fn find_refusal(
+        &self,
+        origin: &ServerName,
+        room: &Arc<Room>,
+    ) -> Result<Option<String>, StorageError> {
+        let own_name = self.rooms().server_name();
+        if !self.rooms().is_server_in_room(room, own_name).await? {
+            return Ok(Some("This server is not in the room.".to_owned()));
+        }
+        let head = room.head();
+        let acl = head.find_pinned("m.room.server_acl").map(|stored| &*stored.event);
+        let is_allowed = is_server_allowed(acl, origin);
+        Ok((!is_allowed).then(|| "Your server is not allowed to take part in the room.".to_owned()))
+    }
+
+    async fn receive_pdu(
+        &self,
+        origin: &ServerName,
+        room: &Arc<Room>,
+        event: Arc<Event>,
+    ) -> Result<Option<String>, StorageError> {
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            match self.rooms().receive(origin, room, Arc::clone(&event)).await {
+                // Rejected and soft-failed events have been dealt with; nobody should send them again.
+                Ok(Verdict::Accepted | Verdict::SoftFailed(_) | Verdict::Known) => return Ok(None),
+                Ok(Verdict::Rejected(reason)) => return Ok(Some(reason)),
+                Ok(Verdict::Waiting(missing)) => {
+                    let reason = format!("{} events before it are missing.", missing.len());
+                    return Ok(Some(reason));
+                }
+                Err(ReceiveError::Contended) if attempts < ATTEMPTS_MAX => {}
+                Err(ReceiveError::Storage(error)) => return Err(error),
+                Err(error) => return Ok(Some(error.to_string())),
+            }
+        }
+    }
+}
+
+fn write_results(results: Results) -> Map<String, Value> {
+    let result = |(id, error): (OwnedEventId, Option<String>)| {
+        let value = error.map_or(json!({}), |error| json!({ "error": error }));
+        (id.to_string(), value)
+    };
+    results.into_iter().map(result).collect()
+}

@@ -1,0 +1,13 @@
+//! The Server-Server API: requests of other servers become calls of the modules below. The routes
+//! stand in `router.rs`.
+
+pub mod errors;
+pub mod events;
+pub mod hierarchy;
+pub mod invite;
+pub mod keys;
+pub mod membership;
+pub mod public_rooms;
+pub mod query;
+pub mod transactions;
+pub mod version;
