@@ -26,6 +26,7 @@ use crate::{
     protocol::signing::{KEY_BYTES, KeyError, SigningKey},
     push::Push,
     rooms::{RoomSettings, Rooms, SearchIndex},
+    rooms::{AcceptanceHook, AcceptanceHooks, RoomSettings, Rooms},
     storage::{Database, MigrateError, StorageError, Writer, migrate, run_checkpoints},
     sync::{Sync, SyncSettings, sliding::SlidingSync},
     workflows::{
@@ -97,6 +98,14 @@ impl App {
         let federation = start_federation(&config, &rooms, &accounts, (&ephemeral, signing_key));
         let push = start_push(&config, &rooms, &accounts);
         let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let federation = wire_federation(
+            &config,
+            &rooms,
+            &accounts,
+            (&ephemeral, signing_key),
+            (tasks.clone(), shutdown.clone()),
+        );
+        let push = start_push(&config, &rooms, &accounts, &federation);
         let media = Media::open(
             &config,
             clock.clone(),
@@ -133,6 +142,7 @@ impl App {
             _data_dir_lock: data_dir_lock,
         });
         app.spawn_tasks(job_bell);
+        app.federation.start(&app.tasks).await?;
         Ok(app)
     }
 
@@ -145,6 +155,7 @@ impl App {
         if let Err(error) = self.sliding_sync.save_connections().await {
             tracing::warn!(%error, "connections of sliding sync were not saved");
         }
+        self.federation.stop().await;
         if let Err(error) = self.database.checkpoint(true).await {
             tracing::warn!(%error, "the write-ahead log was not emptied");
         }
@@ -184,10 +195,19 @@ impl App {
 }
 
 /// Has push rules judge every event, and every change of them heard of.
-fn start_push(config: &Config, rooms: &Rooms, accounts: &Accounts) -> Push {
+fn start_push(
+    config: &Config,
+    rooms: &Rooms,
+    accounts: &Accounts,
+    federation: &Federation,
+) -> Push {
     let memory_bytes = config.memory.share(CacheShare::Users) / 4;
     let push = Push::new(rooms.database().clone(), config.server.name.clone(), memory_bytes);
-    rooms.set_acceptance(Arc::new(push.clone()));
+    let mut hooks: Vec<Arc<dyn AcceptanceHook>> = vec![Arc::new(push.clone())];
+    if federation.is_enabled() {
+        hooks.push(Arc::new(federation.outbox().clone()));
+    }
+    rooms.set_acceptance(Arc::new(AcceptanceHooks(hooks)));
     let (told, judging) = (rooms.clone(), push.clone());
     accounts.set_change_hook(Arc::new(move |user, position| {
         told.note_user_activity(user, position);
@@ -197,11 +217,12 @@ fn start_push(config: &Config, rooms: &Rooms, accounts: &Accounts) -> Push {
 }
 
 /// The conversation with other servers, which rooms ask for what they lack.
-fn start_federation(
+fn wire_federation(
     config: &Config,
     rooms: &Rooms,
     accounts: &Arc<Accounts>,
     (ephemeral, signing_key): (&Ephemeral, SigningKey),
+    background: (TaskTracker, CancellationToken),
 ) -> Federation {
     let section = &config.federation;
     let blocked_networks = match section.allow_private_networks {
@@ -216,7 +237,7 @@ fn start_federation(
         old_keys: Vec::new(),
     };
     let (rooms, accounts, ephemeral) = (rooms.clone(), accounts.clone(), ephemeral.clone());
-    Federation::new(settings, rooms, accounts, ephemeral, (outbound, signing_key))
+    Federation::new(settings, rooms, accounts, ephemeral, (outbound, signing_key), background)
 }
 
 fn sync_settings(config: &Config) -> SyncSettings {

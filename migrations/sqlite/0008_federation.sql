@@ -20,30 +20,39 @@ CREATE TABLE server_key_answers (
     valid_until_ts BIGINT NOT NULL
 ) WITHOUT ROWID;
 
--- Servers that something is, or could not be, sent to. What lies in the stream up to `position`
--- they have, or it does not concern them; a row whose server waits for nothing is deleted.
--- `failing_since_ts` is NULL while requests succeed.
+-- Servers that something could not be sent to, or not yet. `failing_since_ts` is NULL while requests
+-- succeed; before `retry_ts` none is tried.
 CREATE TABLE destinations (
     server_name TEXT PRIMARY KEY,
-    position BIGINT NOT NULL,
     failing_since_ts BIGINT,
     retry_ts BIGINT NOT NULL,
     failures BIGINT NOT NULL,
     last_error TEXT NOT NULL
 ) WITHOUT ROWID;
 
--- How far the stream has been looked through for what other servers should have.
+-- The latest event of a room that such a server has not got. It asks for those before it.
+CREATE TABLE destination_rooms (
+    server_name TEXT NOT NULL,
+    room_nid BIGINT NOT NULL,
+    event_nid BIGINT NOT NULL,
+    position BIGINT NOT NULL,
+    PRIMARY KEY (server_name, room_nid)
+) WITHOUT ROWID;
+
+-- How far the stream has been looked through for what other servers should have. No event with a
+-- lower number than `event_nid` lies behind `position`.
 CREATE TABLE outbox_cursor (
     id INTEGER PRIMARY KEY,
-    position BIGINT NOT NULL
+    position BIGINT NOT NULL,
+    event_nid BIGINT NOT NULL
 );
 
 -- The transaction that a server is being sent, exactly as it is sent: it must be answered before
--- another one is sent. `position` is how far the stream is told when it has arrived.
+-- another one is sent. `edu_position` is how far the messages to devices in it go.
 CREATE TABLE outgoing_transactions (
     server_name TEXT PRIMARY KEY,
     transaction_id TEXT NOT NULL,
-    position BIGINT NOT NULL,
+    edu_position BIGINT NOT NULL,
     content TEXT NOT NULL
 ) WITHOUT ROWID;
 

@@ -3,18 +3,23 @@
 //! judging events (`rooms`).
 
 mod authenticate;
+mod destination;
+mod edu_queue;
 mod edus;
 mod handshake_error;
 mod invite;
 mod joining;
 mod key_document;
 mod leaving;
+mod outbox;
+mod outbox_keeping;
 mod peers;
 mod receive;
 mod request_signature;
 mod resident;
 mod resident_invite;
 mod room_answer;
+mod sender;
 mod server_keys;
 mod source;
 mod verify;
@@ -22,12 +27,15 @@ mod verify;
 use std::sync::Arc;
 
 use ruma::{OwnedServerName, ServerName};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use self::{
     authenticate::{ArrivedRequest, AuthenticateError},
+    edu_queue::OutgoingReceipt,
     handshake_error::HandshakeError,
     joining::RemoteEntry,
     key_document::{OldKey, to_text, write_own_document},
+    outbox::Outbox,
     peers::{PeerError, PeerRequest, Peers, path},
     receive::{Transaction, TransactionError},
     resident::{SupportedVersions, Template},
@@ -68,6 +76,7 @@ struct Inner {
     ephemeral: Ephemeral,
     peers: Peers,
     keys: ServerKeys,
+    outbox: Outbox,
     origin_locks: OriginLocks,
 }
 
@@ -79,6 +88,7 @@ impl Federation {
         accounts: Arc<Accounts>,
         ephemeral: Ephemeral,
         (outbound, signing_key): (Outbound, SigningKey),
+        (tasks, shutdown): (TaskTracker, CancellationToken),
     ) -> Self {
         let peers = Peers::new(outbound, rooms.server_name().to_owned(), signing_key);
         let store = (rooms.database().clone(), rooms.writer().clone());
@@ -87,8 +97,51 @@ impl Federation {
         if settings.enabled {
             rooms.set_event_source(Arc::new(PeerSource::new(peers.clone(), keys.clone())));
         }
+        let presence = ephemeral.presence.clone();
+        let outbox = Outbox::new(
+            rooms.clone(),
+            peers.clone(),
+            presence,
+            settings.enabled,
+            (tasks, shutdown),
+        );
         let origin_locks = OriginLocks::default();
-        Self(Arc::new(Inner { settings, rooms, accounts, ephemeral, peers, keys, origin_locks }))
+        let inner =
+            Inner { settings, rooms, accounts, ephemeral, peers, keys, outbox, origin_locks };
+        Self(Arc::new(inner))
+    }
+
+    /// Takes up what was left at the last stop, and starts what sends. Nothing is sent before.
+    pub async fn start(&self, tasks: &TaskTracker) -> Result<(), StorageError> {
+        if !self.is_enabled() {
+            return Ok(());
+        }
+        let outbox = self.outbox();
+        outbox.restore().await?;
+        tasks.spawn(outbox.clone().run());
+        tasks.spawn(outbox.clone().run_keeping());
+        let listening = outbox.clone();
+        let (spawner, handle) = (tasks.clone(), tokio::runtime::Handle::current());
+        self.ephemeral().presence.set_listener(Arc::new(move |user| {
+            let (outbox, user) = (listening.clone(), user.to_owned());
+            if user.server_name() == outbox.server_name() {
+                spawner.spawn_on(async move { outbox.send_presence(&user).await }, &handle);
+            }
+        }));
+        Ok(())
+    }
+
+    /// Writes down what could not be sent.
+    pub async fn stop(&self) {
+        if self.is_enabled()
+            && let Err(error) = self.outbox().keep().await
+        {
+            tracing::warn!(%error, "what waits for other servers was not written down");
+        }
+    }
+
+    pub fn outbox(&self) -> &Outbox {
+        &self.0.outbox
     }
 
     /// The server that signed a request.
@@ -97,7 +150,10 @@ impl Federation {
         headers: impl Iterator<Item = &'h str>,
         request: ArrivedRequest<'_>,
     ) -> Result<OwnedServerName, AuthenticateError> {
-        authenticate::authenticate(&self.0.keys, self.server_name(), headers, request).await
+        let (keys, own_name) = (&self.0.keys, self.server_name());
+        let origin = authenticate::authenticate(keys, own_name, headers, request).await?;
+        self.outbox().note_alive(&origin);
+        Ok(origin)
     }
 
     pub fn is_enabled(&self) -> bool {

@@ -100,6 +100,7 @@ impl Federation {
         let signed = self.vouch(&room, named).await?;
         let event = verify_event(self.keys(), room.rules, signed.json()).await??;
         let taken = self.rooms().take_signed(origin, &room, event).await?;
+        self.pass_on(&room, &taken, origin).await?;
         JoinAnswer::load(self.rooms(), &room, taken, omit_members).await
     }
 
@@ -146,7 +147,16 @@ impl Federation {
         check_event(origin, &Event::parse(json, room.rules)?, event_id, membership)?;
         let event = verify_event(self.keys(), room.rules, json).await??;
         let taken = self.rooms().take_signed(origin, &room, event).await?;
+        self.pass_on(&room, &taken, origin).await?;
         Ok((room, taken))
+    }
+
+    async fn pass_on(&self, room: &Arc<Room>, taken: &Taken, origin: &ServerName) -> Result<()> {
+        let stored = self.rooms().find_any_event(room, taken.event.event_id()).await?;
+        if let Some(stored) = stored {
+            self.outbox().pass_on(room, &stored, origin).await?;
+        }
+        Ok(())
     }
 
     async fn make_template(

@@ -28,6 +28,34 @@ pub trait Acceptance: Send + Sync {
     fn accept(&self, accepted: &Accepted<'_>, tx: &mut WriteTx);
 }
 
+/// Several hooks as one.
+pub struct AcceptanceHooks(pub Vec<Arc<dyn AcceptanceHook>>);
+
+struct Acceptances(Vec<Box<dyn Acceptance>>);
+
+impl AcceptanceHook for AcceptanceHooks {
+    fn prepare<'a>(
+        &'a self,
+        rooms: &'a Rooms,
+        room: Option<&'a Arc<Room>>,
+        requests: &'a [EventRequest],
+    ) -> BoxFuture<'a, Result<Box<dyn Acceptance>, StorageError>> {
+        Box::pin(async move {
+            let mut acceptances = Vec::with_capacity(self.0.len());
+            for hook in &self.0 {
+                acceptances.push(hook.prepare(rooms, room, requests).await?);
+            }
+            Ok(Box::new(Acceptances(acceptances)) as Box<dyn Acceptance>)
+        })
+    }
+}
+
+impl Acceptance for Acceptances {
+    fn accept(&self, accepted: &Accepted<'_>, tx: &mut WriteTx) {
+        self.0.iter().for_each(|acceptance| acceptance.accept(accepted, tx));
+    }
+}
+
 /// The events of one append.
 pub struct Accepted<'a> {
     pub room: &'a Arc<Room>,

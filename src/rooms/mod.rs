@@ -40,7 +40,7 @@ mod transactions;
 mod user_rooms;
 mod visibility;
 
-pub use acceptance::{Acceptance, AcceptanceHook, Accepted};
+pub use acceptance::{Acceptance, AcceptanceHook, AcceptanceHooks, Accepted};
 pub use aliases::{ALIAS_BYTES_MAX, AliasError, ReservedAlias};
 pub use append::{AppendError, EventRequest, ExtraRows};
 pub use client_event::{EventView, write_client_event, write_json_string, write_stripped_event};

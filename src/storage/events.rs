@@ -216,6 +216,18 @@ pub async fn list_state_changes(
     Ok(rows.into_iter().map(|(key, nid)| (StateKeyNid(key), EventNid(nid))).collect())
 }
 
+/// Events with numbers above the first and positions above the second, in the order of the stream.
+pub async fn list_behind(
+    db: &Database,
+    (nid, position): (EventNid, i64),
+    limit: usize,
+) -> Result<Vec<EventRow>, StorageError> {
+    let sql = select_events!(
+        "WHERE nid > $1 AND position > $2 AND flags & 7 = 0 ORDER BY position LIMIT $3"
+    );
+    fetch(db, sql, &params![nid, position, limit]).await
+}
+
 /// The transactions whose hashes lie in a range: those of one device.
 pub async fn list_transactions(
     db: &Database,

@@ -47,5 +47,6 @@ pub async fn put_typing(
     } else {
         app.ephemeral.typing.stop(&room, &user_id);
     }
+    app.federation.outbox().send_typing(&room, &user_id, body.typing).await;
     Ok(Json(Empty {}))
 }

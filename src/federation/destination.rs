@@ -1,0 +1,225 @@
+//! One server that we send to: what waits for it, in order, and when it is tried again. Holds no
+//! connection and does no input or output.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
+
+use parking_lot::Mutex;
+use ruma::OwnedServerName;
+use tokio::sync::Notify;
+
+use super::edu_queue::EduQueue;
+use crate::storage::{
+    EventNid, RoomNid,
+    destinations::{DestinationRow, MissedRoomRow, TransactionRow},
+};
+
+/// Events that wait for one server. Of more, only the latest of each room is kept: the server asks
+/// for those before it.
+const QUEUE_EVENTS_MAX: usize = 500;
+/// A server that does not answer is tried again after this, doubled with every failure …
+const RETRY_MS_MIN: u64 = 5_000;
+/// … up to this.
+const RETRY_MS_MAX: u64 = 6 * 60 * 60 * 1000;
+
+/// An event that a server should have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pending {
+    pub room: RoomNid,
+    pub event: EventNid,
+    pub position: i64,
+}
+
+/// One server.
+pub struct Destination {
+    pub name: OwnedServerName,
+    pub state: Mutex<DestinationState>,
+    /// Rung when there is no need to wait any longer.
+    pub hurry: Notify,
+}
+
+/// What waits for a server, and how it is doing.
+#[derive(Default)]
+pub struct DestinationState {
+    queue: VecDeque<Pending>,
+    /// The latest event of each room of which something had to be dropped. Sent before the queue.
+    missed: BTreeMap<RoomNid, Pending>,
+    pub edus: EduQueue,
+    /// Whether messages to devices or changes of device lists may wait in the database.
+    pub has_stored_edus: bool,
+    /// A transaction that was sent and not answered.
+    pub unanswered: Option<TransactionRow>,
+    pub failures: u32,
+    pub failing_since_ms: Option<u64>,
+    pub retry_at_ms: u64,
+    pub last_error: String,
+    /// Whether a task works for it.
+    pub is_running: bool,
+    /// Whether rows in the database tell of it.
+    pub is_stored: bool,
+}
+
+impl Destination {
+    pub fn new(name: OwnedServerName) -> Arc<Self> {
+        Arc::new(Self { name, state: Mutex::default(), hurry: Notify::new() })
+    }
+}
+
+impl DestinationState {
+    /// Adds an event behind the others.
+    pub fn push(&mut self, pending: Pending) {
+        self.queue.push_back(pending);
+        while self.queue.len() > QUEUE_EVENTS_MAX
+            && let Some(dropped) = self.queue.pop_front()
+        {
+            self.missed.insert(dropped.room, dropped);
+        }
+    }
+
+    /// Notes the latest event of a room that the server missed.
+    pub fn miss(&mut self, pending: Pending) {
+        self.missed.insert(pending.room, pending);
+    }
+
+    pub fn has_work(&self) -> bool {
+        self.unanswered.is_some()
+            || !self.queue.is_empty()
+            || !self.missed.is_empty()
+            || !self.edus.is_empty()
+            || self.has_stored_edus
+    }
+
+    /// How many events wait.
+    pub fn count_events(&self) -> usize {
+        self.queue.len() + self.missed.len()
+    }
+
+    /// Takes the next events, at most `max`. A room of which something was dropped comes first, with
+    /// its latest event only if the queue has no later one.
+    pub fn take_events(&mut self, max: usize) -> Vec<Pending> {
+        let mut taken = Vec::new();
+        while taken.len() < max
+            && let Some((_, pending)) = self.missed.pop_first()
+        {
+            taken.push(pending);
+        }
+        taken.sort_by_key(|pending| pending.position);
+        while taken.len() < max
+            && let Some(pending) = self.queue.pop_front()
+        {
+            taken.push(pending);
+        }
+        taken
+    }
+
+    /// Puts events back that could not be put into a transaction.
+    pub fn put_back(&mut self, events: Vec<Pending>) {
+        for pending in events.into_iter().rev() {
+            self.queue.push_front(pending);
+        }
+    }
+
+    /// The latest event of each room that waits.
+    pub fn list_missed(&self) -> Vec<MissedRoomRow> {
+        let mut latest: BTreeMap<RoomNid, Pending> = self.missed.clone();
+        for pending in &self.queue {
+            latest.insert(pending.room, *pending);
+        }
+        let row = |pending: &Pending| MissedRoomRow {
+            room: pending.room,
+            event: pending.event,
+            position: pending.position,
+        };
+        latest.values().map(row).collect()
+    }
+
+    pub fn note_success(&mut self) {
+        self.failures = 0;
+        self.failing_since_ms = None;
+        self.retry_at_ms = 0;
+        self.last_error.clear();
+    }
+
+    /// `spread` is a random number from 0 to 255, so that servers that failed together are not
+    /// tried together.
+    pub fn note_failure(&mut self, error: String, now_ms: u64, spread: u8) {
+        let pause_ms = (RETRY_MS_MIN << self.failures.min(20)).min(RETRY_MS_MAX);
+        let pause_ms = pause_ms + pause_ms / 1024 * u64::from(spread);
+        self.failures += 1;
+        self.failing_since_ms.get_or_insert(now_ms);
+        self.retry_at_ms = now_ms + pause_ms;
+        self.last_error = error;
+        self.edus.drop_stale();
+    }
+
+    pub fn to_row(&self, name: &OwnedServerName) -> DestinationRow {
+        DestinationRow {
+            server_name: name.to_string(),
+            failing_since_ts: self.failing_since_ms.map(u64::cast_signed),
+            retry_ts: self.retry_at_ms.cast_signed(),
+            failures: self.failures.into(),
+            last_error: self.last_error.clone(),
+        }
+    }
+
+    /// Takes over what a row tells.
+    pub fn restore(&mut self, row: &DestinationRow, missed: Vec<MissedRoomRow>) {
+        self.failing_since_ms = row.failing_since_ts.map(i64::cast_unsigned);
+        self.retry_at_ms = row.retry_ts.cast_unsigned();
+        self.failures = u32::try_from(row.failures).unwrap_or(u32::MAX);
+        self.last_error.clone_from(&row.last_error);
+        self.is_stored = true;
+        for MissedRoomRow { room, event, position } in missed {
+            self.miss(Pending { room, event, position });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pending(room: i64, position: i64) -> Pending {
+        Pending { room: RoomNid(room), event: EventNid(position), position }
+    }
+
+    #[test]
+    fn events_are_taken_in_order() {
+        let mut state = DestinationState::default();
+        (1..=60).for_each(|position| state.push(pending(position % 3, position)));
+        let first: Vec<_> = state.take_events(50).iter().map(|p| p.position).collect();
+        assert_eq!(first, (1..=50).collect::<Vec<_>>());
+        assert_eq!(state.take_events(50).len(), 10);
+        assert!(!state.has_work());
+    }
+
+    #[test]
+    fn of_too_many_events_the_latest_of_each_room_is_kept() {
+        let mut state = DestinationState::default();
+        state.push(pending(7, 1));
+        (2..=2000).for_each(|position| state.push(pending(8, position)));
+        assert_eq!(state.count_events(), QUEUE_EVENTS_MAX + 2);
+        let taken = state.take_events(50);
+        assert_eq!(taken[0], pending(7, 1));
+        assert_eq!(taken[1], pending(8, 2000 - QUEUE_EVENTS_MAX as i64));
+        let missed = state.list_missed();
+        assert_eq!(missed.len(), 1);
+        assert_eq!(missed[0].position, 2000);
+    }
+
+    #[test]
+    fn failing_servers_are_tried_less_and_less() {
+        let mut state = DestinationState::default();
+        state.note_failure("gone".into(), 0, 0);
+        assert_eq!(state.retry_at_ms, 5_000);
+        state.note_failure("gone".into(), 5_000, 0);
+        assert_eq!(state.retry_at_ms, 15_000);
+        (0..40).for_each(|_| state.note_failure("gone".into(), 0, 255));
+        assert!(state.retry_at_ms <= RETRY_MS_MAX + RETRY_MS_MAX / 4);
+        assert_eq!(state.failing_since_ms, Some(0));
+        state.note_success();
+        assert_eq!((state.failures, state.retry_at_ms), (0, 0));
+    }
+}

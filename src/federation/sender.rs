@@ -1,0 +1,251 @@
+//! Works for one destination at a time: builds transactions, keeps each until it is answered, sends
+//! it, and waits when the server does not answer (server-server API, "Transactions": "must wait and
+//! retry for a 200 OK response before sending a transaction with a different `txnId`").
+
+use std::{sync::Arc, time::Duration};
+
+use hyper::{Method, StatusCode};
+use serde_json::Value;
+
+use super::{
+    destination::{Destination, Pending},
+    outbox::Outbox,
+    peers::{PeerError, PeerRequest, path},
+    receive::{EDUS_MAX, PDUS_MAX},
+};
+use crate::{
+    outbound::Limits,
+    protocol::canonical_json,
+    storage::{
+        StorageError, WriteTx,
+        destinations::{self, TransactionRow},
+    },
+};
+
+/// A large room's events take the other server a while.
+const LIMITS: Limits = Limits { timeout: Duration::from_secs(60), body_bytes_max: 1 << 20 };
+/// Random letters of a transaction ID.
+const TRANSACTION_ID_LENGTH: usize = 16;
+/// How long the store is left alone when it fails.
+const STORAGE_PAUSE: Duration = Duration::from_secs(5);
+
+/// What became of a transaction.
+enum Sent {
+    Answered,
+    /// The server will never take it.
+    Refused(PeerError),
+    /// It may take it later.
+    Failed(PeerError),
+}
+
+impl Outbox {
+    /// Sends until nothing waits for the server any more.
+    pub(super) async fn work_for(self, destination: Arc<Destination>) {
+        loop {
+            self.wait_until_due(&destination).await;
+            // The slots are never closed.
+            let Ok(_slot) = self.0.slots.acquire().await else { return };
+            match self.send_next(&destination).await {
+                Ok(true) => {}
+                Ok(false) => {
+                    if self.rest(&destination) {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(server.name = %destination.name, %error, "sending waits for the database");
+                    drop(_slot);
+                    tokio::time::sleep(STORAGE_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    async fn wait_until_due(&self, destination: &Destination) {
+        loop {
+            let hurry = destination.hurry.notified();
+            let retry_at_ms = destination.state.lock().retry_at_ms;
+            let pause_ms = retry_at_ms.saturating_sub(self.0.rooms.clock().now_ms());
+            if pause_ms == 0 {
+                return;
+            }
+            let pause = tokio::time::sleep(Duration::from_millis(pause_ms));
+            tokio::select! {
+                () = pause => {}
+                () = hurry => {}
+            }
+        }
+    }
+
+    /// Ends the work unless something came meanwhile. What is not needed any more is forgotten.
+    fn rest(&self, destination: &Arc<Destination>) -> bool {
+        let mut known = self.0.destinations.lock();
+        let mut state = destination.state.lock();
+        if state.has_work() {
+            return false;
+        }
+        state.is_running = false;
+        if !state.is_stored {
+            known.remove(&destination.name);
+        }
+        true
+    }
+
+    /// Sends one transaction; false when there is none to send.
+    async fn send_next(&self, destination: &Destination) -> Result<bool, StorageError> {
+        let unanswered = destination.state.lock().unanswered.clone();
+        let transaction = match unanswered {
+            Some(transaction) => transaction,
+            None => match self.build(destination).await? {
+                Some(transaction) => transaction,
+                None => return Ok(false),
+            },
+        };
+        let name = destination.name.as_str();
+        let sent = self.put(destination, &transaction).await;
+        let now_ms = self.0.rooms.clock().now_ms();
+        let result = match &sent {
+            Sent::Answered => "answered",
+            Sent::Refused(_) => "refused",
+            Sent::Failed(_) => "failed",
+        };
+        metrics::counter!("hearth_federation_sent_transactions_total", "result" => result)
+            .increment(1);
+        match sent {
+            Sent::Answered => {
+                destination.state.lock().note_success();
+            }
+            Sent::Refused(error) => {
+                tracing::warn!(server.name = name, %error, "a transaction was refused for good");
+                destination.state.lock().note_success();
+            }
+            Sent::Failed(error) => {
+                let mut spread = [0];
+                self.0.rooms.clock().fill_random(&mut spread);
+                let mut state = destination.state.lock();
+                state.note_failure(error.to_string(), now_ms, spread[0]);
+                let failures = state.failures;
+                tracing::info!(server.name = name, failures, %error, "a server does not take a transaction");
+                return Ok(true);
+            }
+        }
+        destination.state.lock().unanswered = None;
+        let mut tx = WriteTx::new();
+        destinations::delete_transaction(&mut tx, name, &transaction.transaction_id);
+        self.0.rooms.writer().commit(tx).await?;
+        Ok(true)
+    }
+
+    /// Puts what waits into a transaction, and keeps that.
+    async fn build(
+        &self,
+        destination: &Destination,
+    ) -> Result<Option<TransactionRow>, StorageError> {
+        let presence_of = |user: &ruma::OwnedUserId| {
+            let status = self.0.presence.find(user)?;
+            let mut json = format!("{{\"user_id\":{},", Value::from(user.as_str()));
+            status.write_json(&mut json);
+            json.push('}');
+            serde_json::from_str(&json).ok()
+        };
+        let (pending, edus) = {
+            let mut state = destination.state.lock();
+            state.has_stored_edus = false;
+            (state.take_events(PDUS_MAX), state.edus.take(EDUS_MAX, presence_of))
+        };
+        if pending.is_empty() && edus.is_empty() {
+            return Ok(None);
+        }
+        let pdus = match self.load(&pending).await {
+            Ok(pdus) => pdus,
+            Err(error) => {
+                destination.state.lock().put_back(pending);
+                return Err(error);
+            }
+        };
+        let clock = self.0.rooms.clock();
+        let transaction = TransactionRow {
+            transaction_id: clock.random_text(TRANSACTION_ID_LENGTH),
+            edu_position: 0,
+            content: self.write(&pdus, &edus, clock.now_ms()),
+        };
+        metrics::counter!("hearth_federation_sent_pdus_total").increment(pdus.len() as u64);
+        metrics::counter!("hearth_federation_sent_edus_total").increment(edus.len() as u64);
+        destination.state.lock().unanswered = Some(transaction.clone());
+        let mut tx = WriteTx::new();
+        destinations::save_transaction(&mut tx, destination.name.as_str(), &transaction);
+        self.0.rooms.writer().commit(tx).await?;
+        Ok(Some(transaction))
+    }
+
+    async fn load(&self, pending: &[Pending]) -> Result<Vec<String>, StorageError> {
+        let rooms: Vec<_> = pending.iter().map(|pending| pending.room).collect();
+        let rooms = self.0.rooms.load_all(&rooms).await?;
+        let mut pdus = Vec::with_capacity(pending.len());
+        for (pending, room) in pending.iter().zip(rooms) {
+            let event = self.0.rooms.events().load_one(room.facts(), pending.event).await?;
+            pdus.push(event.event.json().to_owned());
+        }
+        Ok(pdus)
+    }
+
+    /// The transaction as canonical JSON.
+    fn write(&self, pdus: &[String], edus: &[Value], now_ms: u64) -> String {
+        let origin = Value::from(self.0.rooms.server_name().as_str());
+        let size: usize = pdus.iter().map(|pdu| pdu.len() + 1).sum();
+        let mut text = String::with_capacity(size + 1024);
+        text.push_str("{\"edus\":");
+        canonical_json::append(&mut text, &edus);
+        text.push_str(&format!(",\"origin\":{origin},\"origin_server_ts\":{now_ms},\"pdus\":["));
+        for (number, pdu) in pdus.iter().enumerate() {
+            text.push_str(if number > 0 { "," } else { "" });
+            text.push_str(pdu);
+        }
+        text.push_str("]}");
+        text
+    }
+
+    async fn put(&self, destination: &Destination, transaction: &TransactionRow) -> Sent {
+        let id = transaction.transaction_id.as_str();
+        let request = PeerRequest {
+            method: Method::PUT,
+            path: path("/_matrix/federation/v1/send", [id], &[]),
+            body: Some(transaction.content.clone()),
+            limits: LIMITS,
+        };
+        match self.0.peers.ask::<Value>(&destination.name, request).await {
+            Ok(answer) => {
+                note_results(destination, &answer);
+                Sent::Answered
+            }
+            Err(error) if is_final(&error) => Sent::Refused(error),
+            Err(error) => Sent::Failed(error),
+        }
+    }
+}
+
+/// Whether a server that is alive will never take the transaction. What may change with time - keys,
+/// a proxy in front of it, load - is no such reason.
+fn is_final(error: &PeerError) -> bool {
+    error.refusal().is_some_and(|(status, _)| {
+        let may_change = [
+            StatusCode::UNAUTHORIZED,
+            StatusCode::NOT_FOUND,
+            StatusCode::REQUEST_TIMEOUT,
+            StatusCode::TOO_MANY_REQUESTS,
+        ];
+        status.is_client_error() && !may_change.contains(&status)
+    })
+}
+
+fn note_results(destination: &Destination, answer: &Value) {
+    let results = answer.get("pdus").and_then(Value::as_object);
+    for (event_id, result) in results.into_iter().flatten() {
+        if let Some(error) = result.get("error").and_then(Value::as_str) {
+            tracing::info!(
+                server.name = %destination.name, event.id = %event_id, error,
+                "a server does not take an event"
+            );
+        }
+    }
+}
