@@ -25,8 +25,7 @@ use crate::{
     outbound::{Outbound, OutboundSettings},
     protocol::signing::{KEY_BYTES, KeyError, SigningKey},
     push::Push,
-    rooms::{RoomSettings, Rooms, SearchIndex},
-    rooms::{AcceptanceHook, AcceptanceHooks, RoomSettings, Rooms},
+    rooms::{AcceptanceHook, AcceptanceHooks, RoomSettings, Rooms, SearchIndex},
     storage::{Database, MigrateError, StorageError, Writer, migrate, run_checkpoints},
     sync::{Sync, SyncSettings, sliding::SlidingSync},
     workflows::{

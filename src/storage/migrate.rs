@@ -48,6 +48,7 @@ const MIGRATIONS: &[Migration] = migrations![
     "0010_status_messages"
     "0008_pushers"
     "0008_federation"
+    "0009_federation"
 ];
 
 /// Applies what is missing, each migration in a transaction of its own; returns the names of
