@@ -94,8 +94,6 @@ impl App {
         .await?;
         let ephemeral = Ephemeral::new(&rooms, ephemeral_settings(&config));
         ephemeral.presence.restore().await?;
-        let federation = start_federation(&config, &rooms, &accounts, (&ephemeral, signing_key));
-        let push = start_push(&config, &rooms, &accounts);
         let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
         let federation = wire_federation(
             &config,

@@ -45,10 +45,8 @@ const MIGRATIONS: &[Migration] = migrations![
     "0007_search",
     "0008_pushers",
     "0009_sliding",
-    "0010_status_messages"
-    "0008_pushers"
-    "0008_federation"
-    "0009_federation"
+    "0010_status_messages",
+    "0011_federation"
 ];
 
 /// Applies what is missing, each migration in a transaction of its own; returns the names of

@@ -2,6 +2,8 @@
 
 use super::{PresenceSettings, PresenceState, PresenceStatus};
 
+/// Users of other servers of whom nothing was heard for this long count as offline.
+const REMOTE_SILENCE_MS_MAX: u64 = 30 * 60 * 1000;
 /// For this long after an activity a user counts as currently active, and further activities
 /// are told to nobody.
 const CURRENTLY_ACTIVE_MS: u64 = 60_000;
@@ -15,6 +17,8 @@ pub(super) struct Entry {
     /// Syncs that wait now, and when the latest one ended.
     pub syncs: u32,
     pub last_sync_ms: u64,
+    /// Whether another server says so; then `last_sync_ms` is when it did.
+    pub is_remote: bool,
     pub epoch: u64,
     pub deadline_ms: Option<u64>,
 }
@@ -28,6 +32,7 @@ impl Entry {
             is_currently_active: false,
             syncs: 0,
             last_sync_ms: now_ms,
+            is_remote: false,
             epoch: 0,
             deadline_ms: None,
         }
@@ -43,6 +48,14 @@ impl Entry {
     }
 
     pub fn apply_time(&mut self, settings: &PresenceSettings, now_ms: u64) {
+        // Its own server decides, as long as it says anything.
+        if self.is_remote {
+            if now_ms >= self.last_sync_ms + REMOTE_SILENCE_MS_MAX {
+                self.state = PresenceState::Offline;
+                self.is_currently_active = false;
+            }
+            return;
+        }
         if self.syncs == 0 && now_ms >= self.last_sync_ms + settings.offline_after_ms {
             self.state = PresenceState::Offline;
         }
@@ -59,6 +72,9 @@ impl Entry {
     pub fn next_deadline_ms(&self, settings: &PresenceSettings, now_ms: u64) -> Option<u64> {
         if self.state == PresenceState::Offline {
             return None;
+        }
+        if self.is_remote {
+            return Some(self.last_sync_ms + REMOTE_SILENCE_MS_MAX);
         }
         let offline = self.last_sync_ms + settings.offline_after_ms;
         let is_online = self.state == PresenceState::Online;

@@ -25,9 +25,6 @@ use crate::{
 /// Users whose presence is remembered; of more, those longest offline are forgotten.
 const USERS_MAX: usize = 100_000;
 
-/// Users of other servers of whom nothing was heard for this long count as offline.
-const REMOTE_SILENCE_MS_MAX: u64 = 30 * 60 * 1000;
-
 /// How presence is set up.
 #[derive(Clone, Debug)]
 pub struct PresenceSettings {
@@ -87,20 +84,6 @@ struct Users {
     /// Whose presence changed when.
     by_epoch: BTreeMap<u64, OwnedUserId>,
     deadlines: BTreeSet<(u64, OwnedUserId)>,
-}
-
-struct Entry {
-    state: PresenceState,
-    status_message: Option<String>,
-    last_active_ms: Option<u64>,
-    is_currently_active: bool,
-    /// Syncs that wait now, and when the latest one ended.
-    syncs: u32,
-    last_sync_ms: u64,
-    /// Whether another server says so; then `last_sync_ms` is when it did.
-    is_remote: bool,
-    epoch: u64,
-    deadline_ms: Option<u64>,
 }
 
 /// Keeps a user connected as long as it lives.
@@ -474,79 +457,6 @@ impl Users {
         for (epoch, user) in gone {
             self.by_epoch.remove(&epoch);
             self.by_id.remove(&user);
-        }
-    }
-}
-
-impl Entry {
-    fn offline(now_ms: u64) -> Self {
-        Self {
-            state: PresenceState::Offline,
-            status_message: None,
-            last_active_ms: None,
-            is_currently_active: false,
-            syncs: 0,
-            last_sync_ms: now_ms,
-            is_remote: false,
-            epoch: 0,
-            deadline_ms: None,
-        }
-    }
-
-    /// What makes a difference to others.
-    fn seen(&self) -> (PresenceState, Option<String>, bool) {
-        (self.state, self.status_message.clone(), self.is_currently_active)
-    }
-
-    fn active_until_ms(&self, after_ms: u64) -> u64 {
-        self.last_active_ms.unwrap_or(0).saturating_add(after_ms)
-    }
-
-    fn apply_time(&mut self, settings: &PresenceSettings, now_ms: u64) {
-        // Its own server decides, as long as it says anything.
-        if self.is_remote {
-            if now_ms >= self.last_sync_ms + REMOTE_SILENCE_MS_MAX {
-                self.state = PresenceState::Offline;
-                self.is_currently_active = false;
-            }
-            return;
-        }
-        if self.syncs == 0 && now_ms >= self.last_sync_ms + settings.offline_after_ms {
-            self.state = PresenceState::Offline;
-        }
-        if self.state == PresenceState::Online
-            && now_ms >= self.active_until_ms(settings.unavailable_after_ms)
-        {
-            self.state = PresenceState::Unavailable;
-        }
-        self.is_currently_active = self.state == PresenceState::Online
-            && now_ms < self.active_until_ms(CURRENTLY_ACTIVE_MS);
-    }
-
-    /// When time alone will change something.
-    fn next_deadline_ms(&self, settings: &PresenceSettings, now_ms: u64) -> Option<u64> {
-        if self.state == PresenceState::Offline {
-            return None;
-        }
-        if self.is_remote {
-            return Some(self.last_sync_ms + REMOTE_SILENCE_MS_MAX);
-        }
-        let offline = self.last_sync_ms + settings.offline_after_ms;
-        let is_online = self.state == PresenceState::Online;
-        let candidates = [
-            (self.syncs == 0).then_some(offline),
-            is_online.then(|| self.active_until_ms(settings.unavailable_after_ms)),
-            self.is_currently_active.then(|| self.active_until_ms(CURRENTLY_ACTIVE_MS)),
-        ];
-        candidates.into_iter().flatten().filter(|at_ms| *at_ms > now_ms).min()
-    }
-
-    fn status(&self, now_ms: u64) -> PresenceStatus {
-        PresenceStatus {
-            state: self.state,
-            status_message: self.status_message.clone(),
-            last_active_ago_ms: self.last_active_ms.map(|at_ms| now_ms.saturating_sub(at_ms)),
-            is_currently_active: self.is_currently_active,
         }
     }
 }

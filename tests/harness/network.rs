@@ -1,0 +1,91 @@
+//! A network of servers that find and trust each other: each has a name with a port of this machine
+//! and a certificate of one authority.
+
+use std::{fs, net::TcpListener, path::Path};
+
+use hearth::{
+    clock::Clock,
+    config::{Api, Config, Listener, TlsFiles},
+};
+use tempfile::TempDir;
+
+use super::{Backend, Server};
+
+/// The authority that servers of one test trust.
+pub struct Network {
+    directory: TempDir,
+    authority: rcgen::CertifiedIssuer<'static, rcgen::KeyPair>,
+}
+
+impl Network {
+    pub fn new() -> Self {
+        let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        params.distinguished_name.push(rcgen::DnType::CommonName, "Authority of tests");
+        let key = rcgen::KeyPair::generate().unwrap();
+        let authority = rcgen::CertifiedIssuer::self_signed(params, key).unwrap();
+        let directory = TempDir::new().unwrap();
+        fs::write(directory.path().join("ca.pem"), authority.pem()).unwrap();
+        Self { directory, authority }
+    }
+
+    /// A name for a server: nobody else has the port.
+    pub fn new_name(&self) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.local_addr().unwrap().to_string()
+    }
+
+    /// Starts the server with this name, or starts it again.
+    pub async fn start(&self, backend: &Backend, name: &str) -> Server {
+        self.start_with(backend, name, |_| ()).await
+    }
+
+    /// Starts a server with a configuration of its own.
+    pub async fn start_with(
+        &self,
+        backend: &Backend,
+        name: &str,
+        configure: impl FnOnce(&mut Config),
+    ) -> Server {
+        let tls = self.issue(name);
+        let ca_file = self.directory.path().join("ca.pem");
+        let federation = Listener {
+            address: name.parse().unwrap(),
+            tls,
+            apis: vec![Api::Federation],
+            ..Listener::default()
+        };
+        Server::start_at(backend, Clock::real(), |config| {
+            config.server.name = name.try_into().unwrap();
+            config.listen.push(federation);
+            config.federation.allow_private_networks = true;
+            config.federation.ca_files = vec![ca_file];
+            config.federation.key_servers = Vec::new();
+            configure(config);
+        })
+        .await
+    }
+
+    /// A certificate for the address of a name, made anew each time.
+    fn issue(&self, name: &str) -> TlsFiles {
+        let host = name.split(':').next().unwrap().to_owned();
+        let params = rcgen::CertificateParams::new(vec![host]).unwrap();
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.authority).unwrap();
+        let stem = name.replace(':', "_");
+        let write = |suffix: &str, text: String| {
+            let path = self.directory.path().join(format!("{stem}.{suffix}.pem"));
+            fs::write(&path, text).unwrap();
+            Some(path)
+        };
+        TlsFiles {
+            certificate: write("certificate", certificate.pem()),
+            key: write("key", key.serialize_pem()),
+        }
+    }
+
+    /// The file with the authority's certificate.
+    pub fn ca_file(&self) -> std::path::PathBuf {
+        Path::join(self.directory.path(), "ca.pem")
+    }
+}
