@@ -9,7 +9,7 @@ use crate::storage::{
     StorageError, WriteTransaction,
     accounts::{self, StoredAccount},
     devices::{self, StoredDevice},
-    jobs, tokens,
+    erasures, jobs, tokens,
 };
 
 /// The job that has a deactivated user leave every room; its subject is the user ID.
@@ -139,6 +139,9 @@ impl Accounts {
                     accounts::set_password(tx, target.as_str(), None).await?;
                     let gone = end_devices(tx, &target, None, watcher.as_deref()).await?;
                     accounts::delete_personal_data(tx, target.as_str()).await?;
+                    if erase {
+                        erasures::insert(tx, target.as_str()).await?;
+                    }
                     jobs::request(tx, LEAVE_ROOMS_JOB, target.as_str(), "{}").await?;
                     sessions.forget_with(tx, gone);
                     tx.after_commit(forget);

@@ -117,6 +117,7 @@ impl Rooms {
             .collect();
         let events = self.events().load(viewer.room().facts(), &nids).await?;
         let visible = viewer.retain_visible(events).await?;
+        let visible = viewer.shown(&visible).await?.into_owned();
         Ok(visible.into_iter().map(|event| (event.nid, event)).collect())
     }
 }

@@ -168,6 +168,14 @@ impl StoredEvent {
         }
     }
 
+    /// The event at the place of another one.
+    pub(super) fn placed_as(mut self, other: &Self) -> Self {
+        self.position = AtomicI64::new(other.position());
+        self.ordering = AtomicI64::new(other.ordering());
+        self.relations = AtomicU8::new(other.relations.load(Ordering::Acquire));
+        self
+    }
+
     fn weight_bytes(&self) -> u64 {
         (ENTRY_BYTES + self.event.weight_bytes()) as u64
     }

@@ -9,6 +9,7 @@ mod client_event;
 mod content_checks;
 mod create;
 mod directory;
+mod erasures;
 mod event_filter;
 mod event_store;
 mod handshake;

@@ -85,6 +85,7 @@ impl Rooms {
         reader: &Reader<'_>,
         events: &[Arc<StoredEvent>],
     ) -> Result<(), StorageError> {
+        let events = &*viewer.shown(events).await?;
         let bundles = self.bundle(viewer, reader, events).await?;
         let mut line = MembershipLine::new(viewer);
         out.push('[');
@@ -106,7 +107,9 @@ impl Rooms {
         reader: &Reader<'_>,
         event: &Arc<StoredEvent>,
     ) -> Result<(), StorageError> {
-        let bundles = self.bundle(viewer, reader, std::slice::from_ref(event)).await?;
+        let shown = viewer.shown(std::slice::from_ref(event)).await?;
+        let [event] = &*shown else { return Ok(()) };
+        let bundles = self.bundle(viewer, reader, &shown).await?;
         let mut line = MembershipLine::new(viewer);
         self.write_one(out, (viewer, &mut line), reader, event, &bundles).await
     }

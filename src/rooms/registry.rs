@@ -15,6 +15,7 @@ use ruma::{OwnedServerName, RoomId};
 use super::{
     acceptance::AcceptanceHook,
     aliases::AliasReservations,
+    erasures::Erasures,
     event_store::{EventStore, RoomFacts, StoredEvent},
     noted_weight::{NotedWeighter, reweigh},
     room::{Head, PINNED_KINDS, Room},
@@ -62,6 +63,7 @@ pub(super) struct Engine {
     pub acceptance: OnceLock<Arc<dyn AcceptanceHook>>,
     pub source: OnceLock<Arc<dyn EventSource>>,
     pub aliases: AliasReservations,
+    pub erasures: Erasures,
     rooms: Registry,
     states: Cache<StateNid, Arc<State>, StateWeighter>,
     next_room: AtomicI64,
@@ -105,6 +107,7 @@ impl Rooms {
             acceptance: OnceLock::new(),
             source: OnceLock::new(),
             aliases: AliasReservations::default(),
+            erasures: Erasures::load(&database).await?,
             rooms: Registry {
                 strong: Cache::with_weighter(1024, share(20), NotedWeighter),
                 known: Mutex::default(),

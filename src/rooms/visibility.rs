@@ -119,6 +119,10 @@ impl Viewer {
         &self.head
     }
 
+    pub(super) fn rooms(&self) -> &Rooms {
+        &self.rooms
+    }
+
     /// The user's current membership event.
     pub fn member_event(&self) -> Option<&Arc<StoredEvent>> {
         self.member_event.as_ref()

@@ -46,7 +46,8 @@ const MIGRATIONS: &[Migration] = migrations![
     "0008_pushers",
     "0009_sliding",
     "0010_status_messages",
-    "0011_federation"
+    "0011_federation",
+    "0012_erasures"
 ];
 
 /// Applies what is missing, each migration in a transaction of its own; returns the names of

@@ -22,6 +22,7 @@ mod writer;
 
 pub mod aliases;
 pub mod directory;
+pub mod erasures;
 pub mod events;
 pub mod media;
 pub mod memberships;

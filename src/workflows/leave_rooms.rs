@@ -27,6 +27,8 @@ impl Job for LeaveRooms {
     fn run<'a>(&'a self, subject: &'a str) -> BoxFuture<'a, Result<(), JobError>> {
         Box::pin(async move {
             let Ok(user_id) = UserId::parse(subject) else { return Ok(()) };
+            // Before anybody sees them leave.
+            self.rooms.note_erasure(&user_id).await?;
             for place in self.rooms.rooms_of(&user_id).await?.list() {
                 let has_left = matches!(place.membership, Membership::Leave | Membership::Ban);
                 if has_left {

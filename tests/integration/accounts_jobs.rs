@@ -91,6 +91,50 @@ both_databases! {
         }
     }
 
+    async fn erased_messages_are_hidden_from_who_comes_later(backend: Backend) {
+        let server = Server::start(backend).await;
+        let alice = server.register("alice").await;
+        let bob = server.register("bob").await;
+        let room = create_room(&server, &bob).await;
+        join(&server, &room, &alice).await;
+        let send = |number: u32, content: Value| {
+            let path = format!(
+                "/_matrix/client/v3/rooms/{}/send/m.room.message/{number}", room.room_id
+            );
+            let alice = &alice;
+            async move {
+                let answer = alice.put(&path, &content).await.ok();
+                answer["event_id"].as_str().unwrap().to_owned()
+            }
+        };
+        let secret = json!({ "msgtype": "m.text", "body": "my secret" });
+        let said = send(1, secret.clone()).await;
+        let edit = json!({ "msgtype": "m.text", "body": "* my secret", "m.new_content": secret,
+            "m.relates_to": { "rel_type": "m.replace", "event_id": said } });
+        send(2, edit).await;
+        let deactivate = "/_matrix/client/v3/account/deactivate";
+        alice.post_with_password(deactivate, &json!({ "erase": true })).await.ok();
+        let left = |content: &Value| content["membership"] == "leave";
+        wait_for_member(&server, &room.room_id, &alice.user_id, left).await;
+        let carol = server.register("carol").await;
+        join(&server, &room, &carol).await;
+        let event = format!("/_matrix/client/v3/rooms/{}/event/{said}", room.room_id);
+        let messages = format!("/_matrix/client/v3/rooms/{}/messages?dir=b", room.room_id);
+        let check = async |bob: &Client, carol: &Client| {
+            assert_eq!(bob.get(&event).await.ok()["content"], secret);
+            assert_eq!(carol.get(&event).await.ok()["content"], json!({}));
+            for path in [&messages, &event, &"/_matrix/client/v3/sync".to_owned()] {
+                assert!(bob.get(path).await.ok().to_string().contains("my secret"), "{path}");
+                let answer = carol.get(path).await.ok().to_string();
+                assert!(!answer.contains("my secret"), "{path}: {answer}");
+            }
+        };
+        check(&bob, &carol).await;
+        server.kill().await;
+        let server = Server::start(backend).await;
+        check(&server.reconnect(&bob), &server.reconnect(&carol)).await;
+    }
+
     async fn deactivated_user_leaves_every_room_even_over_a_restart(backend: Backend) {
         let server = Server::start(backend).await;
         let alice = server.register("alice").await;
