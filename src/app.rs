@@ -74,16 +74,9 @@ impl App {
         let writer = Writer::start(database.clone()).await?;
         let notifier = Notifier::new();
         let job_bell = Arc::new(Notify::new());
-        let accounts = Accounts::start(
-            config.clone(),
-            clock.clone(),
-            database.clone(),
-            writer.clone(),
-            notifier.clone(),
-            job_bell.clone(),
-        )
-        .await?;
-        let accounts = Arc::new(accounts);
+        let store = (database.clone(), writer.clone());
+        let bells = (notifier.clone(), job_bell.clone());
+        let accounts = start_accounts(&config, &clock, store, bells).await?;
         let rooms = Rooms::load(
             (database.clone(), writer.clone()),
             clock.clone(),
@@ -213,6 +206,28 @@ fn start_push(
     push
 }
 
+async fn start_accounts(
+    config: &Arc<Config>,
+    clock: &Clock,
+    (database, writer): (Database, Writer),
+    (notifier, job_bell): (Notifier, Arc<Notify>),
+) -> Result<Arc<Accounts>, StorageError> {
+    let (config, clock) = (config.clone(), clock.clone());
+    let accounts = Accounts::start(config, clock, database, writer, notifier, job_bell).await?;
+    Ok(Arc::new(accounts))
+}
+
+/// The HTTP client, as the configuration wants it.
+pub fn make_outbound(config: &Config, clock: &Clock) -> Outbound {
+    let section = &config.federation;
+    let blocked_networks = match section.allow_private_networks {
+        true => Vec::new(),
+        false => section.blocked_networks.clone(),
+    };
+    let settings = OutboundSettings { blocked_networks, ca_files: section.ca_files.clone() };
+    Outbound::new(settings, clock.clone())
+}
+
 /// The conversation with other servers, which rooms ask for what they lack.
 fn wire_federation(
     config: &Config,
@@ -222,12 +237,7 @@ fn wire_federation(
     background: (TaskTracker, CancellationToken),
 ) -> Federation {
     let section = &config.federation;
-    let blocked_networks = match section.allow_private_networks {
-        true => Vec::new(),
-        false => section.blocked_networks.clone(),
-    };
-    let outbound = OutboundSettings { blocked_networks, ca_files: section.ca_files.clone() };
-    let outbound = Outbound::new(outbound, rooms.clock().clone());
+    let outbound = make_outbound(config, rooms.clock());
     let settings = FederationSettings {
         enabled: section.enabled,
         key_servers: section.key_servers.clone(),

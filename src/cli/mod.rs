@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand. It reads arguments and prints; the work is done below.
 
 mod check_config;
+mod federation;
 mod migrate;
 mod operator;
 mod registration_token;
@@ -61,6 +62,9 @@ enum Command {
     /// Make and revoke tokens with which people can register
     #[command(subcommand)]
     RegistrationToken(registration_token::TokenCommand),
+    /// Find out whether other servers can be reached, and what waits for them
+    #[command(subcommand)]
+    Federation(federation::FederationCommand),
     /// Print a commented configuration file with every setting at its default
     GenerateConfig,
     /// Print the version
@@ -117,6 +121,7 @@ fn perform(command_line: CommandLine) -> Result<(), CommandError> {
         Command::Migrate => migrate::run(config.load()?),
         Command::User(command) => user::run(&config.load()?, command),
         Command::RegistrationToken(command) => registration_token::run(&config.load()?, command),
+        Command::Federation(command) => federation::run(&config.load()?, command),
         Command::GenerateConfig => {
             print!("{EXAMPLE}");
             Ok(())

@@ -64,6 +64,11 @@ pub(super) enum Request {
     RevokeToken {
         token: String,
     },
+    ListDestinations,
+    /// Tries this server again, or all that fail when `None`.
+    RetryDestinations {
+        server: Option<String>,
+    },
 }
 
 /// What came of it.
@@ -75,6 +80,8 @@ pub(super) enum Outcome {
     Accounts(Vec<ListedAccount>),
     /// The registration tokens it concerned.
     Tokens(Vec<ListedToken>),
+    /// Servers that something waits for.
+    Destinations(Vec<ListedDestination>),
     /// A sentence that says why not.
     Refused(String),
 }
@@ -98,6 +105,16 @@ pub(super) struct ListedToken {
     pub uses_allowed: Option<u64>,
     pub expires_ts: Option<u64>,
     pub makes_admin: bool,
+}
+
+/// A server as `hearth federation destinations` shows it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct ListedDestination {
+    pub server_name: String,
+    pub waiting_events: usize,
+    pub failures: i64,
+    pub retry_in_seconds: u64,
+    pub last_error: String,
 }
 
 /// Why a question found no good answer.
@@ -155,6 +172,11 @@ async fn perform(app: &AppState, request: Request) -> Outcome {
                 let page = accounts.list_accounts(&after, PAGE_ACCOUNTS_MAX).await?;
                 return Ok(Outcome::Accounts(page.into_iter().map(ListedAccount::from).collect()));
             }
+            Request::ListDestinations => return Ok(list_destinations(app)),
+            Request::RetryDestinations { server } => {
+                app.federation.outbox().retry(server.as_deref());
+                return Ok(list_destinations(app));
+            }
             Request::CreateToken { token, uses_allowed, expires_ts } => {
                 let uses_allowed = uses_allowed.map(i64::from);
                 let expires_ts = expires_ts.map(u64::cast_signed);
@@ -203,6 +225,20 @@ async fn perform(app: &AppState, request: Request) -> Outcome {
     }
     .await;
     result.unwrap_or_else(|refusal| Outcome::Refused(refusal.to_string()))
+}
+
+fn list_destinations(app: &App) -> Outcome {
+    let now_ms = app.clock.now_ms();
+    let listed = app.federation.outbox().list_destinations().into_iter().map(|(row, waiting)| {
+        ListedDestination {
+            server_name: row.server_name,
+            waiting_events: waiting,
+            failures: row.failures,
+            retry_in_seconds: row.retry_ts.cast_unsigned().saturating_sub(now_ms) / 1000,
+            last_error: row.last_error,
+        }
+    });
+    Outcome::Destinations(listed.collect())
 }
 
 /// People write `alice` or `@alice:example.org`.

@@ -81,7 +81,9 @@ async fn ask_for_tokens(
     match ask(config, request).await? {
         Outcome::Tokens(tokens) => Ok(tokens),
         Outcome::Refused(reason) => Err(CommandError::Refused(reason)),
-        Outcome::Done(_) | Outcome::Accounts(_) => Err(CommandError::OtherVersion),
+        Outcome::Done(_) | Outcome::Accounts(_) | Outcome::Destinations(_) => {
+            Err(CommandError::OtherVersion)
+        }
     }
 }
 

@@ -11,9 +11,12 @@ mod invite;
 mod joining;
 mod key_document;
 mod leaving;
+mod media;
+mod multipart;
 mod outbox;
 mod outbox_keeping;
 mod peers;
+mod queries;
 mod receive;
 mod request_signature;
 mod resident;
@@ -34,9 +37,11 @@ pub use self::{
     edu_queue::OutgoingReceipt,
     handshake_error::HandshakeError,
     joining::RemoteEntry,
-    key_document::{OldKey, to_text, write_own_document},
+    key_document::{KeyDocument, OldKey, to_text, write_own_document},
+    media::FetchMediaError,
     outbox::Outbox,
     peers::{PeerError, PeerRequest, Peers, path},
+    queries::RemoteAlias,
     receive::{Transaction, TransactionError},
     resident::{SupportedVersions, Template},
     resident_invite::ArrivedInvite,
@@ -120,6 +125,7 @@ impl Federation {
         outbox.restore().await?;
         tasks.spawn(outbox.clone().run());
         tasks.spawn(outbox.clone().run_keeping());
+        tasks.spawn(self.clone().run_expiry());
         let listening = outbox.clone();
         let (spawner, handle) = (tasks.clone(), tokio::runtime::Handle::current());
         self.ephemeral().presence.set_listener(Arc::new(move |user| {

@@ -42,6 +42,8 @@ pub(super) struct Inner {
     pub destinations: Mutex<HashMap<OwnedServerName, Arc<Destination>>>,
     /// Up to where events have been given to destinations.
     pub cursor: Mutex<OutboxCursor>,
+    /// The cursor as it is in the database.
+    pub kept_cursor: Mutex<OutboxCursor>,
     /// Whether other servers are talked with at all.
     is_enabled: bool,
     feed: mpsc::UnboundedSender<Departure>,
@@ -77,6 +79,7 @@ impl Outbox {
             slots: Arc::new(Semaphore::new(SENDS_AT_ONCE_MAX)),
             destinations: Mutex::default(),
             cursor: Mutex::new(OutboxCursor::START),
+            kept_cursor: Mutex::new(OutboxCursor::START),
             is_enabled,
             feed,
             arrivals: Mutex::new(Some(arrivals)),
@@ -87,6 +90,11 @@ impl Outbox {
 
     pub fn server_name(&self) -> &ServerName {
         self.0.rooms.server_name()
+    }
+
+    /// Resolves when the server stops.
+    pub async fn stopping(&self) {
+        self.0.shutdown.cancelled().await;
     }
 
     /// Passes an event of another server's user on, which came to us by a handshake ("the resident
@@ -232,15 +240,14 @@ impl Outbox {
         if !self.0.is_enabled {
             return;
         }
-        let destination = {
-            let mut destinations = self.0.destinations.lock();
-            let known = destinations.get(server).cloned();
-            known.unwrap_or_else(|| {
-                let made = Destination::new(server.to_owned());
-                destinations.insert(server.to_owned(), Arc::clone(&made));
-                made
-            })
-        };
+        // Held until the work is under way, so that nobody begins it twice (see `rest`).
+        let mut destinations = self.0.destinations.lock();
+        let known = destinations.get(server).cloned();
+        let destination = known.unwrap_or_else(|| {
+            let made = Destination::new(server.to_owned());
+            destinations.insert(server.to_owned(), Arc::clone(&made));
+            made
+        });
         let mut state = destination.state.lock();
         add(&mut state);
         if !state.is_running && state.has_work() {

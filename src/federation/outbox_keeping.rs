@@ -67,7 +67,7 @@ impl Outbox {
         let cursor = *self.0.cursor.lock();
         let all: Vec<Arc<Destination>> = self.0.destinations.lock().values().cloned().collect();
         let (mut tx, mut cleared) = (WriteTx::new(), Vec::new());
-        let mut failing = 0_u32;
+        let (mut failing, mut has_news) = (0_u32, false);
         for destination in &all {
             let mut state = destination.state.lock();
             failing += u32::from(state.failures > 0);
@@ -81,15 +81,20 @@ impl Outbox {
                 continue;
             }
             state.is_stored = true;
+            has_news = true;
             destinations::save(&mut tx, &state.to_row(&destination.name));
             missed.into_iter().for_each(|row| destinations::save_room(&mut tx, name, row));
         }
         metrics::gauge!("hearth_federation_destinations_failing").set(failing);
-        if cursor.position > 0 {
+        let is_moved = *self.0.kept_cursor.lock() != cursor;
+        if is_moved {
             let event = EventNid((cursor.event.0 - NUMBERS_SLACK).max(0));
             destinations::save_cursor(&mut tx, OutboxCursor { event, ..cursor });
         }
-        self.0.rooms.writer().commit(tx).await?;
+        if has_news || is_moved {
+            self.0.rooms.writer().commit(tx).await?;
+            *self.0.kept_cursor.lock() = cursor;
+        }
         self.clear(cleared).await
     }
 
@@ -101,6 +106,18 @@ impl Outbox {
             (state.to_row(&destination.name), state.count_events())
         };
         destinations.values().map(row).collect()
+    }
+
+    /// Tries a server, or all servers, again at once.
+    pub fn retry(&self, server: Option<&str>) {
+        let destinations = self.0.destinations.lock();
+        let is_meant = |destination: &&Arc<Destination>| {
+            server.is_none_or(|server| destination.name == server)
+        };
+        for destination in destinations.values().filter(is_meant) {
+            destination.state.lock().retry_at_ms = 0;
+            destination.hurry.notify_one();
+        }
     }
 
     async fn clear(&self, servers: Vec<OwnedServerName>) -> Result<(), StorageError> {

@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, Weak},
+    time::Duration,
 };
 
 use futures_util::future;
@@ -25,7 +26,9 @@ pub const EDUS_MAX: usize = 100;
 /// Transactions of one server that wait for each other. An honest server has one under way.
 const WAITING_MAX: usize = 8;
 /// Answers are kept this long for transactions that are sent again.
-pub const ANSWERS_KEPT_MS: u64 = 24 * 60 * 60 * 1000;
+const ANSWERS_KEPT_MS: u64 = 24 * 60 * 60 * 1000;
+/// How often older ones are deleted.
+const EXPIRY_PAUSE: Duration = Duration::from_secs(60 * 60);
 /// How often an event is tried in a room that changes under its hands.
 const ATTEMPTS_MAX: usize = 3;
 
@@ -105,6 +108,22 @@ impl Federation {
         incoming_transactions::save(&mut tx, origin.as_str(), transaction_id, &answer, now_ms);
         self.writer().commit(tx).await?;
         Ok(answer)
+    }
+
+    /// Deletes old answers now and then, until shutdown.
+    pub(super) async fn run_expiry(self) {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(EXPIRY_PAUSE) => {}
+                () = self.outbox().stopping() => return,
+            }
+            let mut tx = WriteTx::new();
+            let before_ms = self.clock().now_ms().saturating_sub(ANSWERS_KEPT_MS);
+            incoming_transactions::expire(&mut tx, before_ms);
+            if let Err(error) = self.writer().commit(tx).await {
+                tracing::warn!(%error, "old answers to transactions were not deleted");
+            }
+        }
     }
 
     async fn receive_pdus(

@@ -17,7 +17,8 @@ use super::{
     },
     error::MatrixError,
     federation::{
-        events, hierarchy, invite, keys, membership, public_rooms, query, transactions, version,
+        self, events, hierarchy, invite, keys, membership, public_rooms, query, transactions,
+        version,
     },
     health,
     state::AppState,
@@ -346,6 +347,9 @@ fn route_federation(routes: Routes) -> Routes {
         .federation("v1", "/backfill/{room_id}", get(events::get_backfill))
         .federation("v1", "/get_missing_events/{room_id}", post(events::post_missing_events))
         .federation("v1", "/timestamp_to_event/{room_id}", get(events::find_by_time))
+        // media.rs
+        .federation("v1", "/media/download/{media_id}", get(federation::media::get_content))
+        .federation("v1", "/media/thumbnail/{media_id}", get(federation::media::get_thumbnail))
         // query.rs
         .federation("v1", "/query/directory", get(query::get_directory))
         .federation("v1", "/query/profile", get(query::get_profile))

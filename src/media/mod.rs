@@ -1,6 +1,6 @@
 //! Pictures and files that people upload: keeping them, handing them out, and making small
-//! versions of pictures (Client-Server API, "Content repository"). Knows the media of this server;
-//! those of others are not fetched.
+//! versions of pictures (Client-Server API, "Content repository"). Keeps the media of other servers,
+//! but does not fetch them.
 
 pub mod address;
 mod arrivals;
@@ -8,6 +8,7 @@ pub mod content;
 pub mod download;
 mod leftovers;
 pub mod records;
+mod remote;
 pub mod reservations;
 mod slots;
 pub mod thumbnails;

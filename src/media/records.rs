@@ -64,9 +64,8 @@ impl Media {
         address: &MediaAddress,
         patience: Duration,
     ) -> Result<Arc<MediaRecord>, FindMediaError> {
-        // The contents of other servers are not fetched.
         if address.server_name != self.server_name {
-            return Err(FindMediaError::NotFound);
+            return self.find_remote(address).await?.ok_or(FindMediaError::NotFound);
         }
         let media_id = address.media_id.as_str();
         if let Some(record) = self.find_arrived(media_id).await? {
@@ -87,7 +86,10 @@ impl Media {
         self.arrivals.announce(&media_id);
     }
 
-    async fn find_arrived(&self, media_id: &str) -> Result<Option<Arc<MediaRecord>>, StorageError> {
+    pub(super) async fn find_arrived(
+        &self,
+        media_id: &str,
+    ) -> Result<Option<Arc<MediaRecord>>, StorageError> {
         if let Some(record) = self.records.get(media_id) {
             return Ok(Some(record));
         }

@@ -59,14 +59,14 @@ pub enum UploadError {
 }
 
 /// A content that has arrived whole.
-enum Received {
+pub(super) enum Received {
     InMemory(Vec<Bytes>),
     OnDisk(Incoming),
 }
 
 /// How the row is written.
 #[derive(Clone, Copy)]
-enum MediaId {
+pub(super) enum MediaId {
     New,
     Reserved,
 }
@@ -163,7 +163,7 @@ impl Media {
     }
 
     /// Reads the body to its end. What does not fit into memory is written meanwhile.
-    async fn receive<E>(
+    pub(super) async fn receive<E>(
         &self,
         media_id: &str,
         quota_left: u64,
@@ -197,7 +197,7 @@ impl Media {
         }
     }
 
-    async fn finish(
+    pub(super) async fn finish(
         self: Arc<Self>,
         received: Received,
         mut media: StoredMedia,
@@ -236,7 +236,8 @@ impl Media {
     }
 
     async fn commit(&self, media: &StoredMedia, kind: MediaId) -> Result<(), UploadError> {
-        if let Some(quota) = self.config.user_quota {
+        let is_own = !media.user_id.is_empty();
+        if let Some(quota) = self.config.user_quota.filter(|_| is_own) {
             return self.commit_within(quota.bytes(), media, kind).await;
         }
         match kind {

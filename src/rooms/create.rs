@@ -175,7 +175,9 @@ impl NewRoom {
         if let Some(topic) = &self.topic {
             events.push(self.state("m.room.topic", "", topic_content(topic)));
         }
-        let invites = self.invites.iter();
+        // Those of other servers are invited when the room is there.
+        let own_name = self.creator.server_name();
+        let invites = self.invites.iter().filter(|(user, _)| user.server_name() == own_name);
         events.extend(invites.map(|(user, content)| self.member(user, "invite", content)));
         events
     }

@@ -7,6 +7,7 @@ pub mod leave_rooms;
 pub mod mark_read;
 pub mod member_content;
 pub mod remove_guests;
+pub mod room_place;
 pub mod search_users;
 pub mod update_memberships;
 pub mod upgrade;

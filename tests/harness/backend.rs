@@ -36,6 +36,20 @@ pub fn run_test(make: fn() -> Backend, body: impl AsyncFnOnce(&Backend)) {
     });
 }
 
+/// As [`run_test`], with the data of two servers.
+pub fn run_pair_test(make: fn() -> Backend, body: impl AsyncFnOnce(&Backend, &Backend)) {
+    run_test(make, async |one| {
+        let two = make();
+        if let Some(schema) = &two.postgres {
+            schema.execute(format!("CREATE SCHEMA {}", schema.name)).await;
+        }
+        body(one, &two).await;
+        if let Some(schema) = &two.postgres {
+            schema.execute(format!("DROP SCHEMA {} CASCADE", schema.name)).await;
+        }
+    });
+}
+
 impl Backend {
     pub fn sqlite() -> Self {
         Self { data_dir: TempDir::new().unwrap(), postgres: None }

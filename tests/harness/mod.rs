@@ -3,11 +3,13 @@
 
 mod backend;
 mod client;
+mod network;
 mod server;
 mod specification;
 
-pub use backend::{Backend, run_test};
+pub use backend::{Backend, run_pair_test, run_test};
 pub use client::{Answer, Client};
+pub use network::Network;
 pub use server::Server;
 
 /// Makes of each `async fn name(backend: Backend) { … }` a test on SQLite and one on PostgreSQL.
@@ -31,6 +33,33 @@ macro_rules! both_databases {
             fn postgres() {
                 $crate::harness::run_test($crate::harness::Backend::postgres, async |backend| {
                     body(backend).await
+                });
+            }
+        }
+    )*};
+}
+
+/// Makes of each `async fn name(one: Backend, two: Backend) { … }` a test with the data of two servers
+/// on SQLite and one on PostgreSQL.
+#[macro_export]
+macro_rules! two_servers {
+    ($(async fn $name:ident($one:ident: Backend, $two:ident: Backend) $body:block)*) => {$(
+        mod $name {
+            use super::*;
+
+            async fn body($one: &$crate::harness::Backend, $two: &$crate::harness::Backend) $body
+
+            #[test]
+            fn sqlite() {
+                $crate::harness::run_pair_test($crate::harness::Backend::sqlite, async |one, two| {
+                    body(one, two).await
+                });
+            }
+
+            #[test]
+            fn postgres() {
+                $crate::harness::run_pair_test($crate::harness::Backend::postgres, async |one, two| {
+                    body(one, two).await
                 });
             }
         }

@@ -112,6 +112,12 @@ def need_node_modules(directory):
     stamp.write_text(wanted)
 
 
+def add_tls_arguments(command):
+    """Options of a server that others find by its name, `127.0.0.1:PORT`, and that trusts `--ca`."""
+    for name in ("--ca", "--certificate", "--key"):
+        command.add_argument(name, type=pathlib.Path)
+
+
 def run_quietly(command, **options):
     """Runs a command whose output matters only when it fails."""
     command = [str(word) for word in command]

@@ -1,5 +1,7 @@
 //! `POST /createRoom` (client-server API, "Creation").
 
+use std::sync::Arc;
+
 use axum::{extract::State, http::StatusCode};
 use ruma::{OwnedUserId, RoomAliasId};
 use serde::Deserialize;
@@ -7,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     room_paths::parse_user_id,
-    rooms_membership::{invite_blocked, no_identity_server},
+    rooms_membership::{invite_blocked, invite_user, no_identity_server},
 };
 use crate::{
     config::PermittedTo,
@@ -18,8 +20,11 @@ use crate::{
         rate_limit::Action,
         state::{App, AppState},
     },
-    protocol::room_version::RoomVersion,
-    rooms::{AliasError, DirectoryVisibility, InitialState, NewRoom, Preset, ReservedAlias},
+    protocol::{membership::Membership, room_version::RoomVersion},
+    rooms::{
+        AliasError, DirectoryVisibility, InitialState, MemberChange, NewRoom, Preset,
+        ReservedAlias, Room,
+    },
     workflows::member_content::{blocks_invites, load_member_content},
 };
 
@@ -79,7 +84,27 @@ pub async fn create_room(
         power_level_content_override: body.power_level_content_override.unwrap_or_default(),
     };
     let room = app.rooms.create(&new, alias.as_ref()).await?;
+    invite_others(&app, &room, new).await;
     Ok(Json(json!({ "room_id": room.room_id })))
+}
+
+/// Invites those of other servers, whose servers have to agree. The room is there in any case.
+async fn invite_others(app: &App, room: &Arc<Room>, new: NewRoom) {
+    let own_name = app.rooms.server_name();
+    let others = new.invites.into_iter().filter(|(user, _)| user.server_name() != own_name);
+    for (target, content) in others {
+        let change = MemberChange {
+            sender: new.creator.clone(),
+            target,
+            membership: Membership::Invite,
+            content,
+            is_guest: false,
+        };
+        if let Err(error) = invite_user(app, room, change).await {
+            let reason = error.message;
+            tracing::info!(room.id = %room.room_id, %reason, "an invitation to a new room failed");
+        }
+    }
 }
 
 /// The version that a client names, or the configured one.
@@ -134,9 +159,6 @@ async fn load_invites(
         let user_id = parse_user_id(user_id)?;
         if user_id == *creator || invites.iter().any(|(known, _)| *known == user_id) {
             continue;
-        }
-        if user_id.server_name() != app.rooms.server_name() {
-            return Err(crate::rooms::MembershipError::RemoteUnreachable.into());
         }
         if blocks_invites(&app.accounts, &user_id).await? {
             return Err(invite_blocked());

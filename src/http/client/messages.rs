@@ -16,13 +16,15 @@ use crate::{
         state::{App, AppState},
     },
     rooms::{
-        Direction, Kinds, PAGE_EVENTS_MAX, PageRequest, PageToken, Reader, RoomEventFilter,
+        Direction, Kinds, PAGE_EVENTS_MAX, Page, PageRequest, PageToken, Reader, RoomEventFilter,
         StoredEvent, Viewer,
     },
 };
 
 /// Events on a page when the client does not say.
 const PAGE_EVENTS_DEFAULT: usize = 10;
+/// How often one page asks other servers for older events.
+const FETCHES_MAX: usize = 3;
 
 /// `b` or `f`, as queries name a direction.
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -86,10 +88,10 @@ pub async fn get_messages(
     let ignored = load_ignored_users(&app, &session.user_id).await?;
     let reader = reader(&app, &session, &ignored);
     let page = match request.filter.takes_room(&viewer.room().room_id) {
-        true => app.rooms.load_page(&viewer, &reader, &request).await?,
+        true => load_page(&app, &viewer, &reader, &request).await?,
         false => {
             let start = request.from.unwrap_or(PageToken::END);
-            crate::rooms::Page { events: Vec::new(), start, end: None }
+            Page { events: Vec::new(), start, end: None }
         }
     };
     let mut out = String::with_capacity(256 + page.events.len() * 1024);
@@ -108,6 +110,33 @@ pub async fn get_messages(
     }
     out.push('}');
     Ok(RawJson(out.into()))
+}
+
+/// A page of history. Where it ends because older events are not here yet, they are fetched from
+/// other servers.
+async fn load_page(
+    app: &App,
+    viewer: &Viewer,
+    reader: &Reader<'_>,
+    request: &PageRequest,
+) -> MatrixResult<Page> {
+    let mut page = app.rooms.load_page(viewer, reader, request).await?;
+    for _ in 0..FETCHES_MAX {
+        let is_short = page.events.len() < request.limit && page.end.is_none();
+        if request.direction != Direction::Backwards || !is_short {
+            break;
+        }
+        let oldest = page.events.last().map_or(page.start.ordering(), |event| event.ordering());
+        match app.federation.fetch_history(viewer.room(), oldest).await {
+            Ok(0) => break,
+            Ok(_) => page = app.rooms.load_page(viewer, reader, request).await?,
+            Err(error) => {
+                tracing::warn!(room.id = %viewer.room().room_id, %error, "history was not fetched");
+                break;
+            }
+        }
+    }
+    Ok(page)
 }
 
 /// `GET /rooms/{roomId}/context/{eventId}`

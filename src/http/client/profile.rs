@@ -15,6 +15,7 @@ use crate::{
     },
 };
 
+const NO_FIELD: &str = "The profile has no such field.";
 /// A longer name could fill the screens of others.
 const DISPLAY_NAME_BYTES_MAX: usize = 256;
 const AVATAR_URL_BYTES_MAX: usize = 1000;
@@ -25,6 +26,9 @@ pub async fn get_profile(
     _: OptionalSession,
     Path(user_id): Path<OwnedUserId>,
 ) -> MatrixResult<Json<Value>> {
+    if user_id.server_name() != app.rooms.server_name() {
+        return Ok(Json(Value::Object(load_remote(&app, &user_id, None).await?)));
+    }
     let profile = load_profile(&app, &user_id).await?;
     Ok(Json(json!(profile.0)))
 }
@@ -36,10 +40,16 @@ pub async fn get_field(
     Path((user_id, field)): Path<(OwnedUserId, String)>,
 ) -> MatrixResult<Json<Value>> {
     check_field_name(&field)?;
+    if user_id.server_name() != app.rooms.server_name() {
+        let mut profile = load_remote(&app, &user_id, Some(&field)).await?;
+        let value = profile.remove(&field).filter(|value| !value.is_null());
+        let value = value.ok_or_else(|| MatrixError::not_found(NO_FIELD))?;
+        return Ok(Json(json!({ &*field: value })));
+    }
     let profile = load_profile(&app, &user_id).await?;
     match profile.0.get(&field) {
         Some(value) => Ok(Json(json!({ &*field: value }))),
-        None => Err(MatrixError::not_found("The profile has no such field.")),
+        None => Err(MatrixError::not_found(NO_FIELD)),
     }
 }
 
@@ -87,6 +97,16 @@ impl From<ProfileError> for MatrixError {
             ProfileError::Storage(error) => error.into(),
         }
     }
+}
+
+/// What another server says of its user.
+async fn load_remote(
+    app: &App,
+    user_id: &UserId,
+    field: Option<&str>,
+) -> MatrixResult<Map<String, Value>> {
+    let found = app.federation.find_remote_profile(user_id, field).await?;
+    found.ok_or_else(|| MatrixError::not_found("There is no such user there."))
 }
 
 async fn load_profile(app: &App, user_id: &UserId) -> MatrixResult<std::sync::Arc<Profile>> {

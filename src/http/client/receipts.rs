@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     accounts::sessions::Session,
+    federation::OutgoingReceipt,
     http::{
         App, AppState,
         auth::UserOrGuestSession,
@@ -86,7 +87,15 @@ async fn mark(
         ephemeral: &app.ephemeral,
         push: &app.push,
     };
+    let public = markers.read.clone().map(|event_id| OutgoingReceipt {
+        event_id,
+        thread: markers.thread.clone(),
+        ts: app.clock.now_ms(),
+    });
     mark_read(parts, &room, &session.user_id, markers).await?;
+    if let Some(receipt) = public {
+        app.federation.outbox().send_receipt(&room, &session.user_id, receipt).await;
+    }
     app.ephemeral.presence.note_active(&session.user_id).await;
     Ok(Json(Empty {}))
 }

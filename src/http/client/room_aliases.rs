@@ -1,8 +1,8 @@
 //! Aliases and the public directory of rooms (client-server API, "Room aliases", "Published room
 //! directory").
 
-use axum::{extract::State, http::StatusCode};
-use ruma::{OwnedRoomAliasId, RoomAliasId};
+use axum::extract::State;
+use ruma::{OwnedRoomAliasId, RoomAliasId, ServerName};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -26,6 +26,8 @@ use crate::{
     storage::{directory::DirectoryRow, rooms::SummaryRow},
 };
 
+/// Servers that are named along with a room.
+const SERVERS_MAX: usize = 50;
 /// Rooms on a page of the directory when the client does not say.
 const PAGE_ROOMS_DEFAULT: usize = 100;
 
@@ -73,9 +75,17 @@ pub async fn get_alias(
     Path(alias): Path<String>,
 ) -> MatrixResult<Json<Value>> {
     let alias = parse_alias(&alias)?;
-    let room = app.rooms.find_by_alias(&alias).await?;
-    let room = room.ok_or_else(|| MatrixError::not_found(format!("There is no alias {alias}.")))?;
-    Ok(Json(json!({ "room_id": room.room_id, "servers": [app.rooms.server_name()] })))
+    let unknown = || MatrixError::not_found(format!("There is no alias {alias}."));
+    if alias.server_name() != app.rooms.server_name() {
+        let found = app.federation.find_remote_alias(&alias).await?.ok_or_else(unknown)?;
+        return Ok(Json(json!({ "room_id": found.room_id, "servers": found.servers })));
+    }
+    let room = app.rooms.find_by_alias(&alias).await?.ok_or_else(unknown)?;
+    let mut servers = app.rooms.servers_in_room(&room).await?.to_vec();
+    servers.retain(|server| server != app.rooms.server_name());
+    servers.insert(0, app.rooms.server_name().to_owned());
+    servers.truncate(SERVERS_MAX);
+    Ok(Json(json!({ "room_id": room.room_id, "servers": servers })))
 }
 
 /// `PUT /directory/room/{roomAlias}`
@@ -181,6 +191,29 @@ pub async fn post_public_rooms(
 }
 
 impl PublicRoomsBody {
+    /// The body with which another server is asked.
+    fn to_json(&self) -> Value {
+        let mut json = json!({ "include_all_networks": self.include_all_networks });
+        let filter = &self.filter;
+        let optional = [
+            ("limit", self.limit.map(Value::from)),
+            ("since", self.since.clone().map(Value::from)),
+            ("third_party_instance_id", self.third_party_instance_id.clone().map(Value::from)),
+        ];
+        for (key, value) in optional {
+            if let Some(value) = value {
+                json[key] = value;
+            }
+        }
+        if let Some(term) = &filter.generic_search_term {
+            json["filter"]["generic_search_term"] = term.as_str().into();
+        }
+        if let Some(types) = &filter.room_types {
+            json["filter"]["room_types"] = json!(types);
+        }
+        json
+    }
+
     /// A request for a page, without a filter.
     pub fn page(limit: Option<usize>, since: Option<String>) -> Self {
         Self { limit, since, ..Self::default() }
@@ -219,9 +252,11 @@ pub async fn list_public_rooms(
     server: Option<&str>,
     body: PublicRoomsBody,
 ) -> MatrixResult<Json<Value>> {
-    if server.is_some_and(|server| server != app.rooms.server_name()) {
-        let message = "The directory of that server cannot be reached.";
-        return Err(MatrixError::new(StatusCode::BAD_GATEWAY, "M_UNREACHABLE", message));
+    if let Some(server) = server.filter(|server| *server != app.rooms.server_name()) {
+        let server = ServerName::parse(server);
+        let server =
+            server.map_err(|_| MatrixError::invalid_param("`server` is no server name."))?;
+        return Ok(Json(app.federation.list_remote_rooms(&server, &body.to_json()).await?));
     }
     if body.include_all_networks && body.third_party_instance_id.is_some() {
         let message = "Ask for all networks, or for one of them.";

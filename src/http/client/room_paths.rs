@@ -30,11 +30,15 @@ pub async fn find_known_room(app: &App, room_id: &str) -> MatrixResult<Arc<Room>
     app.rooms.find(parsed).await?.ok_or_else(unknown_room)
 }
 
+/// The ID or alias of a room.
+pub fn parse_room_name(name: &str) -> MatrixResult<RoomName> {
+    RoomName::parse(name)
+        .ok_or_else(|| MatrixError::invalid_param("This is neither the ID nor an alias of a room."))
+}
+
 /// A room that the path names by ID or alias.
 pub async fn find_named_room(app: &App, name: &str) -> MatrixResult<Arc<Room>> {
-    let parsed = RoomName::parse(name).ok_or_else(|| {
-        MatrixError::invalid_param("This is neither the ID nor an alias of a room.")
-    })?;
+    let parsed = parse_room_name(name)?;
     app.rooms.find_named(&parsed).await?.ok_or_else(unknown_room)
 }
 

@@ -4,28 +4,32 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use ruma::OwnedUserId;
+use ruma::{OwnedServerName, OwnedUserId};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::{
-    room_paths::{find_known_room, find_named_room, find_room, not_in_room, parse_user_id},
+    room_paths::{
+        find_known_room, find_room, not_in_room, parse_room_name, parse_user_id, unknown_room,
+    },
     send::read_membership,
 };
 use crate::{
     accounts::sessions::Session,
+    federation::RemoteEntry,
     http::{
         auth::{UserOrGuestSession, UserSession, refuse_suspended},
         error::{MatrixError, MatrixResult},
-        json::{Empty, Json, JsonBody, OptionalJsonBody, Path},
+        json::{Empty, Json, JsonBody, OptionalJsonBody, Path, Query},
         rate_limit::Action,
         state::{App, AppState},
     },
     protocol::membership::Membership,
-    rooms::{MemberChange, Room, StoredEvent},
+    rooms::{EventRequest, MEMBER, MemberChange, MembershipError, Room, StoredEvent},
     workflows::{
         carry_over::carry_settings_over,
         member_content::{blocks_invites, load_member_content},
+        room_place::{RoomPlace, find_place},
     },
 };
 
@@ -34,6 +38,15 @@ use crate::{
 pub struct EnterBody {
     reason: Option<String>,
     third_party_signed: Option<Map<String, Value>>,
+}
+
+/// Servers that may know the room: `via`, and `server_name` of older clients.
+#[derive(Debug, Default, Deserialize)]
+pub struct ViaQuery {
+    #[serde(default)]
+    via: Vec<OwnedServerName>,
+    #[serde(default)]
+    server_name: Vec<OwnedServerName>,
 }
 
 /// The body of `/leave`.
@@ -72,8 +85,8 @@ pub async fn join_by_id(
     Path(room_id): Path<String>,
     OptionalJsonBody(body): OptionalJsonBody<EnterBody>,
 ) -> MatrixResult<Json<Value>> {
-    let room = find_known_room(&app, &room_id).await?;
-    enter(&app, &session.0, &room, body).await
+    let place = locate(&app, &session.0, &room_id, ViaQuery::default()).await?;
+    enter(&app, &session.0, place, body).await
 }
 
 /// `POST /join/{roomIdOrAlias}`
@@ -81,10 +94,11 @@ pub async fn join_by_name(
     State(app): State<AppState>,
     session: UserOrGuestSession,
     Path(name): Path<String>,
+    Query(via): Query<ViaQuery>,
     OptionalJsonBody(body): OptionalJsonBody<EnterBody>,
 ) -> MatrixResult<Json<Value>> {
-    let room = find_named_room(&app, &name).await?;
-    enter(&app, &session.0, &room, body).await
+    let place = locate(&app, &session.0, &name, via).await?;
+    enter(&app, &session.0, place, body).await
 }
 
 /// `POST /knock/{roomIdOrAlias}`
@@ -92,14 +106,26 @@ pub async fn knock(
     State(app): State<AppState>,
     session: UserSession,
     Path(name): Path<String>,
+    Query(via): Query<ViaQuery>,
     OptionalJsonBody(body): OptionalJsonBody<EnterBody>,
 ) -> MatrixResult<Json<Value>> {
     refuse_suspended(&session)?;
     app.rate_limits.take(Action::Join, &session, app.clock.now_ms())?;
-    let room = find_named_room(&app, &name).await?;
+    let place = locate(&app, &session.0, &name, via).await?;
     let change = own_change(&app, &session, Membership::Knock, body.reason.as_deref()).await?;
-    app.rooms.change_membership(&room, change).await?;
-    Ok(Json(json!({ "room_id": room.room_id })))
+    let room_id = match place {
+        RoomPlace::Here(room) => {
+            app.rooms.change_membership(&room, change).await?;
+            room.room_id.clone()
+        }
+        RoomPlace::Elsewhere { room_id, servers } => {
+            let entry =
+                RemoteEntry { user: change.target, room_id, servers, content: change.content };
+            app.federation.knock_remote(&entry).await?;
+            entry.room_id
+        }
+    };
+    Ok(Json(json!({ "room_id": room_id })))
 }
 
 /// `POST /rooms/{roomId}/invite`
@@ -126,7 +152,7 @@ pub async fn invite(
         content,
         is_guest: false,
     };
-    app.rooms.invite(&room, change).await?;
+    invite_user(&app, &room, change).await?;
     Ok(Json(Empty {}))
 }
 
@@ -140,6 +166,10 @@ pub async fn leave(
     let room = find_known_room(&app, &room_id).await?;
     let content = reason_content(body.reason);
     let target = session.user_id.clone();
+    if !app.rooms.is_server_in_room(&room, app.rooms.server_name()).await? {
+        app.federation.leave_unjoined(&room, &target, content).await?;
+        return Ok(Json(Empty {}));
+    }
     let change = change(&session.0, target, Membership::Leave, content);
     app.rooms.leave(&room, change).await?;
     app.ephemeral.note_membership(&room, &session.user_id, Membership::Leave).await;
@@ -227,9 +257,34 @@ pub async fn change_by_state(
         }
     }
     let change = change(session, target.clone(), membership, content);
+    if membership == Membership::Invite && target.server_name() != app.rooms.server_name() {
+        invite_user(app, room, change).await?;
+        let event = app.rooms.find_member(room, &target).await?;
+        return event.ok_or_else(|| MembershipError::NotInRoom.into());
+    }
     let event = app.rooms.change_membership(room, change).await?;
     app.ephemeral.note_membership(room, &target, membership).await;
     Ok(event)
+}
+
+/// Invites somebody of this server or of another one; without effect for who is invited already.
+pub async fn invite_user(
+    app: &App,
+    room: &Arc<Room>,
+    mut change: MemberChange,
+) -> MatrixResult<()> {
+    if change.target.server_name() == app.rooms.server_name() {
+        return Ok(app.rooms.invite(room, change).await?);
+    }
+    let invited = app.rooms.membership_of(room, &change.target).await? == Membership::Invite;
+    if invited && app.rooms.membership_of(room, &change.sender).await? == Membership::Join {
+        return Ok(());
+    }
+    change.content.insert("membership".to_owned(), Membership::Invite.as_str().into());
+    let content = Value::Object(change.content);
+    let request = EventRequest::state(change.sender, MEMBER, change.target.as_str(), content);
+    app.federation.invite_remote(room, &change.target, &request).await?;
+    Ok(())
 }
 
 /// The answer where an identity server would be needed.
@@ -244,22 +299,64 @@ pub fn invite_blocked() -> MatrixError {
     MatrixError::new(axum::http::StatusCode::FORBIDDEN, "M_INVITE_BLOCKED", message)
 }
 
+/// Finds the room that a user wants to enter, wherever it is.
+async fn locate(
+    app: &App,
+    session: &Session,
+    name: &str,
+    via: ViaQuery,
+) -> MatrixResult<RoomPlace> {
+    let name = parse_room_name(name)?;
+    let via = via.via.into_iter().chain(via.server_name).collect();
+    let parts = (&app.rooms, &app.federation);
+    find_place(parts, &session.user_id, &name, via).await?.ok_or_else(unknown_room)
+}
+
 async fn enter(
     app: &App,
     session: &Arc<Session>,
-    room: &Arc<Room>,
+    place: RoomPlace,
     body: EnterBody,
 ) -> MatrixResult<Json<Value>> {
     refuse_suspended(session)?;
     app.rate_limits.take(Action::Join, session, app.clock.now_ms())?;
     let change = own_change(app, session, Membership::Join, body.reason.as_deref()).await?;
-    match &body.third_party_signed {
-        Some(signed) => app.rooms.join_by_third_party(room, change, signed).await?,
-        None => app.rooms.join(room, change).await?,
-    }
-    carry_settings(app, &session.user_id, room).await;
-    app.ephemeral.note_membership(room, &session.user_id, Membership::Join).await;
+    let room = match place {
+        RoomPlace::Here(room) => {
+            match &body.third_party_signed {
+                Some(signed) => app.rooms.join_by_third_party(&room, change, signed).await?,
+                None => join_here(app, &room, change).await?,
+            }
+            room
+        }
+        // Whether a room elsewhere takes guests is not known before.
+        RoomPlace::Elsewhere { .. } if session.is_guest => {
+            return Err(MembershipError::GuestsForbidden.into());
+        }
+        RoomPlace::Elsewhere { room_id, servers } => {
+            let (user, content) = (change.target, change.content);
+            let entry = RemoteEntry { user, room_id, servers, content };
+            app.federation.join_remote(&entry).await?
+        }
+    };
+    carry_settings(app, &session.user_id, &room).await;
+    app.ephemeral.note_membership(&room, &session.user_id, Membership::Join).await;
     Ok(Json(json!({ "room_id": room.room_id })))
+}
+
+/// Joins a room that this server is in; where nobody here can let the user in, through a server
+/// where somebody can (server-server API, "Restricted rooms").
+async fn join_here(app: &App, room: &Arc<Room>, change: MemberChange) -> MatrixResult<()> {
+    match app.rooms.join(room, change.clone()).await {
+        Err(MembershipError::NobodyCanVouch) => {
+            let servers = app.rooms.servers_in_room(room).await?.to_vec();
+            let (room_id, content) = (room.room_id.clone(), change.content);
+            let entry = RemoteEntry { user: change.target, room_id, servers, content };
+            app.federation.join_remote(&entry).await?;
+            Ok(())
+        }
+        joined => Ok(joined?),
+    }
 }
 
 /// The settings of the room that this one replaces. Without them the user is in all the same.

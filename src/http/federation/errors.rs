@@ -4,8 +4,9 @@
 use axum::http::StatusCode;
 
 use crate::{
-    federation::{HandshakeError, PeerError},
+    federation::{FetchMediaError, HandshakeError, PeerError},
     http::error::MatrixError,
+    media::upload::UploadError,
     rooms::ReceiveError,
 };
 
@@ -61,6 +62,24 @@ impl From<ReceiveError> for MatrixError {
             ReceiveError::Forbidden(rejection) => rejection.into(),
             ReceiveError::BadState(_) => Self::new(StatusCode::BAD_GATEWAY, "M_UNKNOWN", message),
             ReceiveError::Storage(error) => error.into(),
+        }
+    }
+}
+
+impl From<FetchMediaError> for MatrixError {
+    fn from(error: FetchMediaError) -> Self {
+        let failed = |errcode, message| Self::new(StatusCode::BAD_GATEWAY, errcode, message);
+        match error {
+            FetchMediaError::Peer(error) => error.into(),
+            FetchMediaError::Keep(UploadError::TooLarge) => {
+                failed("M_TOO_LARGE", "The content is larger than this server keeps.".to_owned())
+            }
+            FetchMediaError::Keep(UploadError::Interrupted) => {
+                failed("M_UNKNOWN", "The content broke off.".to_owned())
+            }
+            FetchMediaError::Keep(error) => error.into(),
+            FetchMediaError::Outbound(_) => failed("M_UNREACHABLE", format!("{error}.")),
+            FetchMediaError::Malformed(_) => failed("M_UNKNOWN", format!("{error}.")),
         }
     }
 }

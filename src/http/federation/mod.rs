@@ -6,6 +6,7 @@ pub mod events;
 pub mod hierarchy;
 pub mod invite;
 pub mod keys;
+pub mod media;
 pub mod membership;
 pub mod public_rooms;
 pub mod query;

@@ -17,7 +17,7 @@ use crate::{
         auth::{ClientAddress, UserOrGuestSession},
         error::{MatrixError, MatrixResult},
         json::{Path, Query},
-        state::AppState,
+        state::{App, AppState},
     },
     media::{download::Content, records::MediaRecord},
 };
@@ -100,11 +100,7 @@ async fn send(
 }
 
 /// The bytes of a content, as the client takes them.
-pub(super) async fn read_body(
-    app: &AppState,
-    record: &MediaRecord,
-    range: Range<u64>,
-) -> MatrixResult<Body> {
+pub async fn read_body(app: &App, record: &MediaRecord, range: Range<u64>) -> MatrixResult<Body> {
     let content = app.media.read(record.hash, range).await.map_err(report_damage)?;
     Ok(match content {
         Content::Whole(bytes) => Body::from(bytes),

@@ -3,7 +3,7 @@
 //! are not offered, so `preview_url` is no endpoint of this server.
 
 mod conditions;
-mod disposition;
+pub mod disposition;
 pub mod download;
 pub mod thumbnail;
 pub mod upload;
@@ -102,6 +102,12 @@ async fn find_content(
     match app.media.find(&address, patience).await {
         Ok(record) if reader.may_read(app, &record) => Ok(record),
         Ok(_) => Err(FindMediaError::NotFound.into()),
+        // Only who is logged in has this server fetch something (`allow_remote` is for servers).
+        Err(FindMediaError::NotFound)
+            if reader.is_logged_in() && address.server_name != app.rooms.server_name() =>
+        {
+            Ok(app.federation.fetch_media(&app.media, &address).await?)
+        }
         Err(FindMediaError::NotYetUploaded) if is_frozen => Err(FindMediaError::NotFound.into()),
         Err(error) => Err(error.into()),
     }

@@ -99,7 +99,8 @@ async fn send(
 }
 
 impl ThumbnailQuery {
-    fn to_wish(&self) -> MatrixResult<Wish> {
+    /// What it asks for; a picture of no size is an error.
+    pub fn to_wish(&self) -> MatrixResult<Wish> {
         if self.width == 0 || self.height == 0 {
             return Err(MatrixError::invalid_param("A picture has at least one pixel."));
         }
@@ -111,13 +112,18 @@ impl ThumbnailQuery {
         Ok(Wish { width, height, method, is_animated: self.animated })
     }
 
+    pub fn timeout_ms(&self) -> Option<u64> {
+        self.timeout_ms
+    }
+
     fn etag(&self, hash: &str) -> String {
         let Self { width, height, method, animated, .. } = self;
         format!("\"{hash}-{width}x{height}-{method:?}-{animated}\"")
     }
 }
 
-fn name_of(content_type: &str) -> &'static str {
+/// What a thumbnail of this type is called.
+pub fn name_of(content_type: &str) -> &'static str {
     match content_type {
         "image/jpeg" => "thumbnail.jpg",
         "image/gif" => "thumbnail.gif",
