@@ -64,6 +64,8 @@ pub enum InteractiveAuthError {
     Challenge(Challenge),
     #[error("the session belongs to another request")]
     OperationChanged,
+    #[error("somebody else proved who they are")]
+    OtherUser,
     #[error(transparent)]
     Storage(#[from] StorageError),
 }
@@ -189,6 +191,9 @@ impl Accounts {
                 return Err(InteractiveAuthError::OperationChanged);
             }
         }
+        if self.names_somebody_else(&attempt, auth) {
+            return Err(InteractiveAuthError::OtherUser);
+        }
         if let Some(kind) = &auth.kind
             && let Err(error) = self.pass_stage(&attempt, auth, kind, &session).await?
         {
@@ -234,16 +239,25 @@ impl Accounts {
         Ok(passed)
     }
 
+    /// Whether a user who is logged in would prove to be another one.
+    fn names_somebody_else(&self, attempt: &Attempt<'_>, auth: &AuthData) -> bool {
+        let named = self.find_named(auth);
+        attempt.user_id.is_some() && named.is_some_and(|named| Some(&*named) != attempt.user_id)
+    }
+
+    fn find_named(&self, auth: &AuthData) -> Option<OwnedUserId> {
+        match (&auth.identifier, &auth.user) {
+            (Some(identifier), _) => self.resolve_identifier(identifier),
+            (None, user) => user.as_ref().and_then(|user| self.resolve_user(user)),
+        }
+    }
+
     async fn check_own_password(
         &self,
         attempt: &Attempt<'_>,
         auth: &AuthData,
     ) -> Result<Result<(), (&'static str, &'static str)>, StorageError> {
-        let named = match (&auth.identifier, &auth.user) {
-            (Some(identifier), _) => self.resolve_identifier(identifier),
-            (None, Some(user)) => self.resolve_user(user),
-            (None, None) => attempt.user_id.map(ToOwned::to_owned),
-        };
+        let named = self.find_named(auth).or_else(|| attempt.user_id.map(ToOwned::to_owned));
         let own = named.filter(|named| Some(&**named) == attempt.user_id);
         let password = auth.password.clone().unwrap_or_default();
         let fits = match own {

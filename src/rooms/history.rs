@@ -110,7 +110,9 @@ impl Rooms {
                 Some(end) if request.direction == Direction::Backwards => upto = end.ordering(),
                 Some(end) => after = end.ordering(),
                 None => {
-                    page.end = None;
+                    // Only an empty page says that there is no more, as clients know it from other
+                    // servers: a filter may have left out the last events of this one.
+                    page.end = page.end.filter(|_| !page.events.is_empty());
                     return Ok(page);
                 }
             }

@@ -167,6 +167,11 @@ impl Viewer {
                 self.membership != Membership::Invite && member.ordering() > event.ordering()
             }) && self.joined_above(event.ordering()).await?;
         let after = self.moment_after(event, before);
+        // What ends one's own invitation or knock is one's own affair, whatever the room shows.
+        let is_own = event.state_key_nid.is_some() && event.state_key_nid == self.user_key;
+        if is_own && matches!(before.membership, Membership::Invite | Membership::Knock) {
+            return Ok(true);
+        }
         Ok(may_see_change(before, after, joined_since))
     }
 

@@ -73,7 +73,9 @@ impl Answer<'_> {
                         || self.parts.ephemeral.room_epoch(room) > volatile
                         || rooms.activity() > self.since)
                 || data.has_room(room);
-            if may_have_news && !place.forgotten && filter.takes_room(&room.room_id) {
+            // Other devices hear that the user has left, even if the room was forgotten at once.
+            let is_told = !place.forgotten || self.since > 0 && place.position > self.since;
+            if may_have_news && is_told && filter.takes_room(&room.room_id) {
                 places.push(place.clone());
             }
         });

@@ -136,7 +136,7 @@ impl Answer<'_> {
         out.push_str(",\"limited\":");
         out.push_str(if timeline.limited { "true" } else { "false" });
         out.push_str(",\"prev_batch\":\"");
-        out.push_str(&timeline.prev_batch().to_string());
+        out.push_str(&timeline.prev_batch().seen_at(self.upto).to_string());
         out.push_str("\"}");
         Ok(())
     }

@@ -13,13 +13,15 @@ use crate::{
         account_data::StoreDataError,
         push_rules::{ChangePushRulesError, PushRuleChange},
     },
-    protocol::room_content::CreateContent,
+    protocol::{membership::Membership, room_content::CreateContent},
     rooms::{Room, Rooms},
     storage::StorageError,
 };
 
 /// The account data that name direct rooms.
 const DIRECT_KIND: &str = "m.direct";
+/// Members of a new room who are looked at when the old one comes to its end.
+const EARLY_MEMBERS_MAX: usize = 1000;
 
 /// Why settings did not go along. The user is in the room all the same.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +57,32 @@ pub async fn carry_settings_over(
     carry_tags(accounts, user_id, (&old.room_id, &room.room_id)).await?;
     carry_direct(accounts, user_id, (&old.room_id, &room.room_id)).await?;
     carry_push_rules(accounts, user_id, (&old.room_id, &room.room_id)).await
+}
+
+/// The same for who was in the new room before the old one named it as its successor: whoever
+/// replaces a room by hand makes the new one first.
+pub async fn carry_settings_of_members(
+    accounts: &Accounts,
+    rooms: &Rooms,
+    old: &Room,
+) -> Result<(), CarryOverError> {
+    let tombstone = rooms.find_state_event(old, "m.room.tombstone", "").await?;
+    let content = tombstone.and_then(|tombstone| tombstone.event.content_as::<Value>().ok());
+    let new = content.and_then(|content| content["replacement_room"].as_str().map(RoomId::parse));
+    let Some(Ok(new)) = new else { return Ok(()) };
+    let Some(new) = rooms.find(&new).await? else { return Ok(()) };
+    let members: Vec<_> = new.head().state.members().map(|(_, nid)| nid).collect();
+    let members = &members[..members.len().min(EARLY_MEMBERS_MAX)];
+    for member in rooms.events().load(new.facts(), members).await? {
+        let user = member.event.state_key().and_then(|user| <&UserId>::try_from(user).ok());
+        let is_ours = |user: &&UserId| user.server_name() == rooms.server_name();
+        if Membership::of_event(&member.event) == Some(Membership::Join)
+            && let Some(user) = user.filter(is_ours)
+        {
+            carry_settings_over(accounts, rooms, user, &new).await?;
+        }
+    }
+    Ok(())
 }
 
 async fn carry_tags(

@@ -49,7 +49,7 @@ impl From<QueryDirection> for Direction {
 pub struct MessagesQuery {
     from: Option<String>,
     to: Option<String>,
-    dir: QueryDirection,
+    dir: Option<QueryDirection>,
     limit: Option<usize>,
     filter: Option<String>,
 }
@@ -75,16 +75,18 @@ pub async fn get_messages(
     Path(room_id): Path<String>,
     Query(query): Query<MessagesQuery>,
 ) -> MatrixResult<RawJson> {
+    // Who may read nothing is told so, whatever the query.
+    let viewer = find_readable_room(&app, &session.user_id, &room_id).await?;
     let filter = parse_filter(query.filter.as_deref())?;
     let limit = query.limit.or(filter.events.limit.map(|limit| limit as usize));
+    let direction = query.dir.ok_or_else(|| MatrixError::missing_param("`dir` is missing."))?;
     let request = PageRequest {
         from: parse_token(query.from.as_deref())?,
         to: parse_token(query.to.as_deref())?,
-        direction: query.dir.into(),
+        direction: direction.into(),
         limit: parse_limit(limit)?,
         filter,
     };
-    let viewer = find_readable_room(&app, &session.user_id, &room_id).await?;
     let ignored = load_ignored_users(&app, &session.user_id).await?;
     let reader = reader(&app, &session, &ignored);
     let page = match request.filter.takes_room(&viewer.room().room_id) {

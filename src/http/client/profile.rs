@@ -1,7 +1,7 @@
 //! `/profile` (Client-Server API, "Profiles").
 
 use axum::{extract::State, http::StatusCode};
-use ruma::{MxcUri, OwnedUserId, UserId};
+use ruma::{OwnedUserId, UserId};
 use serde_json::{Map, Value, json};
 
 use crate::{
@@ -155,12 +155,9 @@ fn check_value(field: &str, value: &Value) -> MatrixResult<()> {
         "displayname" if text.is_some_and(|name| name.len() > DISPLAY_NAME_BYTES_MAX) => {
             Err(MatrixError::invalid_param("A name has at most 256 bytes."))
         }
-        "avatar_url"
-            if text.is_some_and(|url| {
-                url.len() > AVATAR_URL_BYTES_MAX || !<&MxcUri>::from(url).is_valid()
-            }) =>
-        {
-            Err(MatrixError::invalid_param("`avatar_url` must be an mxc:// address."))
+        // Not only mxc:// addresses: what clients and bridges have set elsewhere is taken as it is.
+        "avatar_url" if text.is_some_and(|url| url.len() > AVATAR_URL_BYTES_MAX) => {
+            Err(MatrixError::invalid_param("The address of the picture is too long."))
         }
         _ => Ok(()),
     }

@@ -90,7 +90,7 @@ pub async fn get_members(
     let is_not = parse_membership(query.not_membership.as_deref())?;
     let viewer = find_readable_room(&app, &session.user_id, &room_id).await?;
     let state = match at {
-        Some(place) => app.rooms.load_readable_state_at(&viewer, place).await?,
+        Some(place) => app.rooms.load_readable_state_at(&viewer, place.moment()).await?,
         None => app.rooms.load_readable_state(&viewer).await?,
     };
     let state = state.ok_or_else(not_in_room)?;
@@ -123,11 +123,11 @@ pub async fn get_joined_members(
             && let Some(user) = event.event.state_key()
         {
             let content: Map<String, Value> = event.event.content_as().unwrap_or_default();
+            // Clients expect both, null where the user has none.
             let text = |key: &str| content.get(key).filter(|value| value.is_string()).cloned();
-            let mut member = Map::new();
-            member.extend(text("displayname").map(|name| ("display_name".to_owned(), name)));
-            member.extend(text("avatar_url").map(|url| ("avatar_url".to_owned(), url)));
-            joined.insert(user.to_owned(), member.into());
+            let member =
+                json!({ "display_name": text("displayname"), "avatar_url": text("avatar_url") });
+            joined.insert(user.to_owned(), member);
         }
     }
     Ok(Json(json!({ "joined": joined })).into_response())

@@ -38,6 +38,10 @@ use crate::{
 pub struct EnterBody {
     reason: Option<String>,
     third_party_signed: Option<Map<String, Value>>,
+    /// Whatever else a client gives goes into the member event, as clients are used to from other
+    /// servers (tests of theirs rely on it; the specification is silent).
+    #[serde(flatten)]
+    custom: Map<String, Value>,
 }
 
 /// Servers that may know the room: `via`, and `server_name` of older clients.
@@ -48,6 +52,10 @@ pub struct ViaQuery {
     #[serde(default)]
     server_name: Vec<OwnedServerName>,
 }
+
+/// What the server alone puts into a member event.
+const RESERVED_MEMBER_FIELDS: [&str; 3] =
+    ["membership", "third_party_invite", "join_authorised_via_users_server"];
 
 /// The body of `/leave`.
 #[derive(Debug, Default, Deserialize)]
@@ -320,7 +328,9 @@ async fn enter(
 ) -> MatrixResult<Json<Value>> {
     refuse_suspended(session)?;
     app.rate_limits.take(Action::Join, session, app.clock.now_ms())?;
-    let change = own_change(app, session, Membership::Join, body.reason.as_deref()).await?;
+    let mut change = own_change(app, session, Membership::Join, body.reason.as_deref()).await?;
+    let is_custom = |(field, _): &(String, Value)| !RESERVED_MEMBER_FIELDS.contains(&&**field);
+    change.content.extend(body.custom.into_iter().filter(is_custom));
     let room = match place {
         RoomPlace::Here(room) => {
             match &body.third_party_signed {

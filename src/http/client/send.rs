@@ -21,7 +21,7 @@ use crate::{
     },
     protocol::membership::{MemberContent, Membership},
     rooms::{AppendError, ContentError, EventRequest, MEMBER, Room, SentBy, StoredEvent},
-    workflows::remove_guests::change_guest_access,
+    workflows::{carry_over::carry_settings_of_members, remove_guests::change_guest_access},
 };
 
 /// `PUT /rooms/{roomId}/send/{eventType}/{txnId}`
@@ -144,6 +144,11 @@ async fn set_state(
         return Ok(answer(&event));
     }
     let event = app.rooms.send(&room, request).await?;
+    if event.event.is_state_of("m.room.tombstone", "")
+        && let Err(error) = carry_settings_of_members(&app.accounts, &app.rooms, &room).await
+    {
+        tracing::warn!(room.id = %room.room_id, %error, "settings did not go along");
+    }
     Ok(answer(&event))
 }
 

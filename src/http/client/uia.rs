@@ -81,6 +81,9 @@ impl From<InteractiveAuthError> for MatrixError {
                     .into_iter()
                     .fold(answer, |answer, (name, value)| answer.with_field(&name, value))
             }
+            InteractiveAuthError::OtherUser => {
+                Self::forbidden("Only the user who is logged in can confirm this.")
+            }
             InteractiveAuthError::OperationChanged => {
                 Self::forbidden("The request has changed since this authentication began.")
             }

@@ -114,7 +114,8 @@ impl Answer<'_> {
         let newest_first = timeline.events.iter().rev();
         let live = newest_first.take_while(|event| event.position() > live_above).count();
         out.push_str(",\"prev_batch\":\"");
-        out.push_str(&PageToken::of_ordering(timeline.begins_at - 1).to_string());
+        let prev_batch = PageToken::of_ordering(timeline.begins_at - 1).seen_at(self.upto);
+        out.push_str(&prev_batch.to_string());
         out.push_str("\",\"limited\":");
         out.push_str(if timeline.limited { "true" } else { "false" });
         out.push_str(",\"num_live\":");
