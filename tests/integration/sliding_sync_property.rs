@@ -1,0 +1,307 @@
+//! `/sync` and sliding sync held against each other: whatever happens, and whichever windows a client
+//! looks through, both end at the same picture.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Value, json};
+
+use crate::{
+    both_databases,
+    conversation::{next_batch, read, register, say},
+    harness::{Client, Server},
+    sliding_sync::{poll, pos},
+};
+
+const SEEDS: u64 = 3;
+const STEPS: usize = 60;
+/// Events that both clients must agree upon at the end of a timeline.
+const TAIL: usize = 3;
+
+/// SplitMix64 (Steele et al. 2014): the same numbers for the same seed.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, sides: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) % sides as u64) as usize
+    }
+
+    fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
+        &from[self.below(from.len())]
+    }
+}
+
+/// What a client knows of a room.
+#[derive(Clone, Debug, Default)]
+struct RoomModel {
+    membership: String,
+    /// Event IDs by type and state key.
+    state: BTreeMap<(String, String), String>,
+    /// The latest event IDs without a gap.
+    timeline: Vec<String>,
+    counts: (i64, i64),
+    joined: i64,
+}
+
+type Model = BTreeMap<String, RoomModel>;
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_else(|| panic!("no text: {value}")).to_owned()
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
+impl RoomModel {
+    fn apply_state<'e>(&mut self, events: impl IntoIterator<Item = &'e Value>) {
+        for event in events.into_iter().filter(|event| event["state_key"].is_string()) {
+            let key = (text(&event["type"]), text(&event["state_key"]));
+            self.state.insert(key, text(&event["event_id"]));
+        }
+    }
+
+    fn apply_timeline(&mut self, events: &[Value], starts_anew: bool) {
+        if starts_anew {
+            self.timeline.clear();
+        }
+        for event in events {
+            let id = text(&event["event_id"]);
+            assert!(!self.timeline.contains(&id), "{id} came twice");
+            self.timeline.push(id);
+        }
+    }
+}
+
+fn apply_sync(model: &mut Model, answer: &Value) {
+    for section in ["join", "invite", "leave"] {
+        let rooms = answer["rooms"][section].as_object().cloned().unwrap_or_default();
+        for (id, news) in rooms {
+            let room = model.entry(id).or_default();
+            room.membership = section.to_owned();
+            if section == "invite" {
+                continue;
+            }
+            let events = list(&news["timeline"]["events"]);
+            room.apply_state(list(&news["state"]["events"]).iter().chain(events));
+            room.apply_timeline(events, news["timeline"]["limited"] == true);
+            let unread = &news["unread_notifications"];
+            if let Some(count) = unread["notification_count"].as_i64() {
+                room.counts = (count, unread["highlight_count"].as_i64().unwrap());
+            }
+            if let Some(joined) = news["summary"]["m.joined_member_count"].as_i64() {
+                room.joined = joined;
+            }
+        }
+    }
+}
+
+fn apply_sliding(model: &mut Model, answer: &Value) {
+    for (id, news) in answer["rooms"].as_object().unwrap() {
+        let room = model.entry(id.clone()).or_default();
+        if news["initial"] == true {
+            *room = RoomModel::default();
+        }
+        room.membership = text(&news["membership"]);
+        room.apply_state(list(&news["required_state"]));
+        let starts_anew = news["limited"] == true || news["unstable_expanded_timeline"] == true;
+        room.apply_timeline(list(&news["timeline"]), starts_anew);
+        if let Some(count) = news["notification_count"].as_i64() {
+            room.counts = (count, news["highlight_count"].as_i64().unwrap());
+        }
+        if let Some(joined) = news["joined_count"].as_i64() {
+            room.joined = joined;
+        }
+    }
+}
+
+fn compare(seed: u64, sync: &Model, sliding: &Model) {
+    let with = |model: &Model, membership: &str| -> BTreeSet<String> {
+        let rooms = model.iter().filter(|(_, room)| room.membership == membership);
+        rooms.map(|(id, _)| id.clone()).collect()
+    };
+    for membership in ["join", "invite"] {
+        assert_eq!(with(sync, membership), with(sliding, membership), "{membership}, seed {seed}");
+    }
+    for id in with(sync, "join") {
+        let (one, other) = (&sync[&id], &sliding[&id]);
+        assert_eq!(one.state, other.state, "the state of {id}, seed {seed}");
+        assert_eq!(one.counts, other.counts, "the counts of {id}, seed {seed}");
+        assert_eq!(one.joined, other.joined, "the members of {id}, seed {seed}");
+        let length = one.timeline.len().min(other.timeline.len()).min(TAIL);
+        assert!(length > 0, "a timeline of {id} is empty, seed {seed}");
+        let tail = |room: &RoomModel| room.timeline[room.timeline.len() - length..].to_vec();
+        assert_eq!(tail(one), tail(other), "the timeline of {id}, seed {seed}");
+    }
+}
+
+/// The people, and the observer who syncs in both ways.
+struct World {
+    dice: Dice,
+    people: Vec<Client>,
+    rooms: Vec<String>,
+    steps: usize,
+}
+
+impl World {
+    /// Somebody does something; that they may not do it is as good as anything else.
+    async fn step(&mut self) {
+        self.steps += 1;
+        let (dice, steps) = (&mut self.dice, self.steps);
+        let actor = dice.pick(&self.people).clone();
+        let other = dice.pick(&self.people).user_id.clone();
+        if self.rooms.is_empty() || dice.below(12) == 0 {
+            let presets = ["public_chat", "private_chat"];
+            let body = json!({ "preset": dice.pick(&presets), "invite": [other] });
+            let answer = actor.post("/_matrix/client/v3/createRoom", &body).await;
+            if answer.status == 200 {
+                self.rooms.push(text(&answer.body["room_id"]));
+            }
+            return;
+        }
+        let room = dice.pick(&self.rooms).clone();
+        let at = |rest: &str| format!("/_matrix/client/v3/rooms/{room}/{rest}");
+        let target = json!({ "user_id": other });
+        match dice.below(11) {
+            0 => drop(actor.post(&at("join"), &json!({})).await),
+            1 => drop(actor.post(&at("leave"), &json!({})).await),
+            2 | 3 => drop(actor.post(&at("invite"), &target).await),
+            4 if dice.below(3) == 0 => drop(actor.post(&at("kick"), &target).await),
+            5 => {
+                let name = json!({ "name": format!("name {steps}") });
+                drop(actor.put(&at("state/m.room.name/"), &name).await);
+            }
+            6 => {
+                let topic = json!({ "topic": format!("topic {steps}") });
+                drop(actor.put(&at("state/m.room.topic/"), &topic).await);
+            }
+            7 => {
+                let path = format!("/_matrix/client/v3/profile/{}/displayname", actor.user_id);
+                let name = json!({ "displayname": format!("name {steps}") });
+                drop(actor.put(&path, &name).await);
+            }
+            _ => {
+                let body = json!({ "msgtype": "m.text", "body": format!("{steps} bob") });
+                drop(actor.put(&at(&format!("send/m.room.message/{steps}")), &body).await);
+            }
+        }
+    }
+
+    /// Wishes for this request: whichever windows, timelines and state.
+    fn body(&mut self) -> Value {
+        let everything = json!([["*", "*"]]);
+        let states = [everything, json!([["m.room.name", ""]])];
+        let state = self.dice.pick(&states).clone();
+        let limit = 1 + self.dice.below(5);
+        let last = self.dice.below(4);
+        let list = json!({
+            "ranges": [[0, last]], "timeline_limit": limit, "required_state": state,
+        });
+        let mut body = json!({ "lists": { "some": list } });
+        if !self.rooms.is_empty() && self.dice.below(3) == 0 {
+            let room = self.dice.pick(&self.rooms).clone();
+            let wish = json!({ "timeline_limit": 4, "required_state": [["*", "*"]] });
+            body["room_subscriptions"] = json!({ room: wish });
+        }
+        body
+    }
+}
+
+/// Everything, for the last picture.
+fn last_body() -> Value {
+    let list = json!({ "timeline_limit": 5, "required_state": [["*", "*"]] });
+    json!({ "lists": { "some": list } })
+}
+
+async fn compare_over_time(
+    server: &mut Option<Server>,
+    backend: &crate::harness::Backend,
+    seed: u64,
+) {
+    let running = server.as_ref().unwrap();
+    let names = ["bob", "carol", "dave"].map(|name| format!("{name}{seed}"));
+    let people = register(running, names.each_ref().map(String::as_str)).await;
+    let mut world = World { dice: Dice(seed), people, rooms: Vec::new(), steps: 0 };
+    let (mut sync, mut sliding) = (Model::new(), Model::new());
+    let (mut since, mut token): (Option<String>, Option<String>) = (None, None);
+    let (mut is_lost, mut restarted_since_lost) = (false, false);
+    for step in 0..STEPS {
+        world.step().await;
+        if step == STEPS / 2 {
+            server.take().unwrap().stop().await;
+            restarted_since_lost = is_lost;
+            let running = server.insert(Server::start(backend).await);
+            world.people = world.people.iter().map(|one| running.reconnect(one)).collect();
+        }
+        let bob = world.people[0].clone();
+        if world.dice.below(4) == 0 {
+            sync_once(&bob, &mut sync, &mut since).await;
+        }
+        if world.dice.below(3) == 0 {
+            let body = world.body();
+            let mut answer = poll(&bob, token.as_deref(), &body).await;
+            if answer.status == 400 && restarted_since_lost {
+                // A restart takes for granted that the latest answer has arrived.
+                answer.error(400, "M_UNKNOWN_POS");
+                sliding.clear();
+                token = None;
+                answer = poll(&bob, None, &body).await;
+            }
+            let answer = answer.ok();
+            // An answer that was lost is asked for again, perhaps with other wishes.
+            if token.is_none() || world.dice.below(4) > 0 {
+                apply_sliding(&mut sliding, &answer);
+                token = Some(pos(&answer).to_owned());
+                (is_lost, restarted_since_lost) = (false, false);
+            } else {
+                is_lost = true;
+            }
+        }
+        if world.dice.below(6) == 0
+            && let Some((room, event)) = latest_of(&sync)
+        {
+            read(&bob, &room, &event).await;
+        }
+    }
+    let bob = &world.people[0];
+    for room in world.rooms.clone() {
+        let joined = sync.get(&room).is_some_and(|room| room.membership == "join");
+        let members = bob.get(&format!("/_matrix/client/v3/rooms/{room}/joined_members")).await;
+        if joined && members.status == 200 {
+            say(bob, &room, "the last word").await;
+        }
+    }
+    sync_once(bob, &mut sync, &mut since).await;
+    if restarted_since_lost {
+        (sliding, token) = (Model::new(), None);
+    }
+    let answer = poll(bob, token.as_deref(), &last_body()).await.ok();
+    apply_sliding(&mut sliding, &answer);
+    compare(seed, &sync, &sliding);
+    assert_eq!(poll(bob, Some(pos(&answer)), &last_body()).await.ok()["rooms"], json!({}));
+}
+
+async fn sync_once(client: &Client, model: &mut Model, since: &mut Option<String>) {
+    let answer = crate::conversation::sync(client, since.as_deref()).await;
+    apply_sync(model, &answer);
+    *since = Some(next_batch(&answer));
+}
+
+fn latest_of(model: &Model) -> Option<(String, String)> {
+    let joined = model.iter().filter(|(_, room)| room.membership == "join");
+    let latest = joined.filter_map(|(id, room)| Some((id.clone(), room.timeline.last()?.clone())));
+    latest.last()
+}
+
+both_databases! {
+    async fn sync_and_sliding_sync_end_at_the_same_picture(backend: Backend) {
+        let mut server = Some(Server::start(backend).await);
+        for seed in 1..=SEEDS {
+            compare_over_time(&mut server, backend, seed).await;
+        }
+        server.take().unwrap().stop().await;
+    }
+}
