@@ -29,8 +29,8 @@ use crate::{
     storage::{Database, MigrateError, StorageError, Writer, migrate, run_checkpoints},
     sync::{Sync, SyncSettings, sliding::SlidingSync},
     workflows::{
-        jobs::JobRunner, leave_rooms::LeaveRooms, remove_guests::RemoveGuests,
-        update_memberships::UpdateMemberships,
+        delayed_events::DelayedEvents, jobs::JobRunner, leave_rooms::LeaveRooms,
+        remove_guests::RemoveGuests, update_memberships::UpdateMemberships,
     },
 };
 
@@ -110,6 +110,7 @@ impl App {
             push.counts().clone(),
             sync_settings(&config),
         );
+        let state_events_max = config.rooms.state_events_max;
         let app = Arc::new(Self {
             rate_limits: RateLimits::new(config.rate_limits.clone()),
             registration_nonces: RegistrationNonces::new(),
@@ -120,6 +121,7 @@ impl App {
             accounts,
             notifier,
             search: SearchIndex::new(rooms.clone()),
+            delayed_events: DelayedEvents::new(rooms.clone(), state_events_max),
             rooms,
             ephemeral,
             federation,
@@ -171,6 +173,7 @@ impl App {
         let (indexing, shutdown) = (self.search.clone().run(), self.shutdown.clone());
         self.tasks.spawn(async move { shutdown.run_until_cancelled(indexing).await });
         self.sliding_sync.spawn_tasks(&self.tasks, &self.shutdown);
+        self.tasks.spawn(self.delayed_events.clone().run(self.shutdown.clone()));
         let (retention, shutdown) = (self.rooms.clone().run_retention(), self.shutdown.clone());
         self.tasks.spawn(async move { shutdown.run_until_cancelled(retention).await });
         let checkpoints = run_checkpoints(Arc::new(self.database.clone()), CHECKPOINT_PAUSE);

@@ -70,7 +70,8 @@ impl Accounts {
             return Ok(Some(self.load_push_rules(user_id).await?.to_content()));
         }
         let room = room_id.map_or("", RoomId::as_str);
-        account_data::find(&self.database, user_id.as_str(), room, kind).await
+        let found = account_data::find(&self.database, user_id.as_str(), room, kind).await?;
+        Ok(found.filter(|content| !is_deleted(content)))
     }
 
     /// Account data behind `since` up to `upto`, for a sync, in the order of positions. For an
@@ -85,6 +86,9 @@ impl Accounts {
         let is_push_rules = |piece: &&mut StoredAccountData| {
             piece.room_id.is_empty() && piece.kind == PUSH_RULES_KIND
         };
+        if since == 0 {
+            data.retain(|piece| !is_deleted(&piece.content));
+        }
         if let Some(piece) = data.iter_mut().find(is_push_rules) {
             // With the rules that were predefined since they were stored.
             piece.content = self.load_push_rules(user_id).await?.to_content();
@@ -185,6 +189,12 @@ impl Accounts {
     ) -> Result<Option<String>, StorageError> {
         account_data::find_filter(&self.database, user_id.as_str(), filter_id).await
     }
+}
+
+/// Whether account data of this content are gone: who asks later learns nothing of them (MSC3391).
+pub fn is_deleted(content: &str) -> bool {
+    let inner = content.trim().strip_prefix('{').and_then(|rest| rest.strip_suffix('}'));
+    inner.is_some_and(|inner| inner.trim().is_empty())
 }
 
 /// Clients write this list, so what is not understood in it is left out.

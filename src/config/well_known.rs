@@ -21,6 +21,8 @@ pub struct WellKnownConfig {
     /// The public key (ed25519, unpadded base64) of the policy server that bears this server's name.
     #[serde(with = "units::optional")]
     pub policy_server_key: Option<String>,
+    /// Where calls take place: addresses of LiveKit authorisation services (MSC4143).
+    pub livekit_service_urls: Vec<String>,
     /// Whom to ask.
     pub support_contacts: Vec<SupportContact>,
 }
@@ -62,6 +64,9 @@ impl WellKnownConfig {
         if self.policy_server_key.as_ref().is_some_and(|key| !is_public_key(key)) {
             let message = "must be an ed25519 public key: 43 characters of unpadded base64";
             problems.add("well_known.policy_server_key", message);
+        }
+        for (index, url) in self.livekit_service_urls.iter().enumerate() {
+            problems.check_web_address(&format!("well_known.livekit_service_urls[{index}]"), url);
         }
         for (index, contact) in self.support_contacts.iter().enumerate() {
             if contact.matrix_id.is_none() && contact.email_address.is_none() {

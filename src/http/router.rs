@@ -4,16 +4,16 @@
 use axum::{
     Router,
     middleware::map_response,
-    routing::{MethodRouter, get, post, put},
+    routing::{MethodRouter, delete, get, post, put},
 };
 
 use super::{
     client::{
-        account, account_data, admin, appservice, capabilities, create_room, devices, filter,
-        login, logout, media, messages, notifications, old_sync, openid, presence, profile,
-        push_rules, pushers, receipts, register, relations, reports, room_aliases, room_overview,
-        room_state, room_upgrade, rooms_membership, search, send, sliding_sync, sso, sync,
-        third_party, typing, user_directory, versions, voip,
+        account, account_data, admin, appservice, capabilities, create_room, delayed_events,
+        devices, filter, login, logout, media, messages, notifications, old_sync, openid, presence,
+        profile, push_rules, pushers, receipts, register, relations, reports, room_aliases,
+        room_overview, room_state, room_upgrade, rooms_membership, search, send, sliding_sync, sso,
+        sync, third_party, typing, user_directory, versions, voip,
     },
     error::MatrixError,
     federation::{
@@ -55,16 +55,36 @@ pub fn build_router(app: AppState) -> Router {
             "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync",
             post(sliding_sync::post_sync),
         )
+        // delayed_events.rs
+        .plain(&msc4140("/delayed_events"), get(delayed_events::list))
+        .plain(
+            &msc4140("/delayed_events/{delayId}"),
+            get(delayed_events::get).post(delayed_events::act_by_body),
+        )
+        .plain(&msc4140("/delayed_events/{delayId}/{action}"), post(delayed_events::act))
+        .plain(
+            &msc4140("/rooms/{roomId}/delayed_event/{eventType}/{txnId}"),
+            put(delayed_events::schedule),
+        )
         // versions.rs
         .plain("/_matrix/client/versions", get(versions::get_versions))
         // well_known.rs
         .plain("/.well-known/matrix/client", get(well_known::get_client))
+        .plain(
+            "/_matrix/client/unstable/org.matrix.msc4143/rtc/transports",
+            get(well_known::get_rtc_transports),
+        )
         .plain("/.well-known/matrix/server", get(well_known::get_server))
         .plain("/.well-known/matrix/support", get(well_known::get_support))
         .plain("/.well-known/matrix/policy_server", get(well_known::get_policy_server))
         // health.rs
         .plain("/health", get(health::get_health));
     routes.finish(app)
+}
+
+/// A path of delayed events while they are no part of the specification.
+fn msc4140(path: &str) -> String {
+    format!("/_matrix/client/unstable/org.matrix.msc4140{path}")
 }
 
 /// Who somebody is.
@@ -155,6 +175,14 @@ fn route_user_data(routes: Routes) -> Routes {
         .client(
             "/user/{userId}/account_data/{type}",
             get(account_data::get_global).put(account_data::set_global),
+        )
+        .plain(
+            "/_matrix/client/unstable/org.matrix.msc3391/user/{userId}/account_data/{type}",
+            delete(account_data::delete_global),
+        )
+        .plain(
+            "/_matrix/client/unstable/org.matrix.msc3391/user/{userId}/rooms/{roomId}/account_data/{type}",
+            delete(account_data::delete_of_room),
         )
         .client(
             "/user/{userId}/rooms/{roomId}/account_data/{type}",

@@ -17,6 +17,7 @@ use crate::{
     rooms::{Rooms, SearchIndex},
     storage::{Database, Writer},
     sync::{Sync, sliding::SlidingSync},
+    workflows::delayed_events::DelayedEvents,
 };
 
 /// The running server. `App::build` (in `crate::app`) makes it.
@@ -34,6 +35,7 @@ pub struct App {
     pub push: Push,
     pub sync: Sync,
     pub sliding_sync: SlidingSync,
+    pub delayed_events: DelayedEvents,
     pub media: Arc<Media>,
     pub rate_limits: RateLimits,
     pub registration_nonces: RegistrationNonces,

@@ -6,6 +6,7 @@ use axum::extract::State;
 use serde_json::{Map, Value, json};
 
 use super::{
+    auth::UserOrGuestSession,
     error::{MatrixError, MatrixResult},
     json::Json,
     state::AppState,
@@ -15,7 +16,23 @@ use crate::config::{Config, SupportContact};
 /// `GET /.well-known/matrix/client`.
 pub async fn get_client(State(app): State<AppState>) -> MatrixResult<Json<Value>> {
     let url = find_client_base_url(&app.config).ok_or_else(not_configured)?;
-    Ok(Json(json!({ "m.homeserver": { "base_url": url } })))
+    let mut body = json!({ "m.homeserver": { "base_url": url } });
+    let transports = list_rtc_transports(&app.config);
+    if !transports.is_empty() {
+        // MSC4143, as clients knew it before there was an endpoint.
+        body["org.matrix.msc4143.rtc_foci"] = transports.into();
+    }
+    Ok(Json(body))
+}
+
+/// `GET …/rtc/transports` (MSC4143): where calls can take place.
+pub async fn get_rtc_transports(State(app): State<AppState>, _: UserOrGuestSession) -> Json<Value> {
+    Json(json!({ "rtc_transports": list_rtc_transports(&app.config) }))
+}
+
+fn list_rtc_transports(config: &Config) -> Vec<Value> {
+    let urls = config.well_known.livekit_service_urls.iter();
+    urls.map(|url| json!({ "type": "livekit", "livekit_service_url": url })).collect()
 }
 
 /// `GET /.well-known/matrix/server`.

@@ -5,6 +5,7 @@ use ruma::{OwnedRoomId, OwnedUserId, RoomId};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::summary::relation_of;
 use crate::protocol::event::Event;
 
 /// `EventFilter`: for account data and presence.
@@ -38,6 +39,13 @@ pub struct RoomEventFilter {
     pub rooms: Option<Vec<OwnedRoomId>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub contains_url: Option<bool>,
+    /// Types of relations that pass; an event without one has none of them (MSC3874).
+    #[serde(rename = "org.matrix.msc3874.rel_types", alias = "rel_types")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rel_types: Option<Vec<String>>,
+    #[serde(rename = "org.matrix.msc3874.not_rel_types", alias = "not_rel_types")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub not_rel_types: Vec<String>,
 }
 
 impl EventFilter {
@@ -75,11 +83,24 @@ impl RoomEventFilter {
             || self.events.takes_type(event.kind())
                 && self.events.takes_sender(event.sender().as_str()))
             && self.contains_url.is_none_or(|wanted| contains_url(event) == wanted)
+            && self.takes_relation(event)
+    }
+
+    fn takes_relation(&self, event: &Event) -> bool {
+        if self.rel_types.is_none() && self.not_rel_types.is_empty() {
+            return true;
+        }
+        let rel_type = relation_of(event).map(|(rel_type, _)| rel_type);
+        let is_in = |types: &Vec<String>| rel_type.as_ref().is_some_and(|one| types.contains(one));
+        self.rel_types.as_ref().is_none_or(is_in) && !is_in(&self.not_rel_types)
     }
 
     /// Whether every event passes; rooms are not looked at.
     pub fn takes_all(&self) -> bool {
-        self.events.takes_all() && self.contains_url.is_none()
+        self.events.takes_all()
+            && self.contains_url.is_none()
+            && self.rel_types.is_none()
+            && self.not_rel_types.is_empty()
     }
 }
 

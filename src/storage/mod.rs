@@ -6,6 +6,7 @@ pub mod accounts;
 mod batch;
 pub mod counts;
 mod database;
+pub mod delayed_events;
 pub mod destinations;
 pub mod devices;
 mod dialect;

@@ -2,6 +2,7 @@
 //! change of an account, and the queue of such work, which survives a restart.
 
 pub mod carry_over;
+pub mod delayed_events;
 pub mod jobs;
 pub mod leave_rooms;
 pub mod mark_read;

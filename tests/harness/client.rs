@@ -94,11 +94,15 @@ impl Client {
     pub async fn send(&self, request: RequestBuilder) -> Answer {
         let request = request.build().unwrap();
         let (method, path) = (request.method().clone(), request.url().path().to_owned());
+        // What a proposal asks for is answered as the proposal says.
+        let is_specified = !request.url().query().unwrap_or_default().contains("org.matrix.msc");
         let response = self.http.execute(request).await.unwrap();
         let (status, headers) = (response.status(), response.headers().clone());
         let bytes = response.bytes().await.unwrap();
         let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
-        check_answer(&method, &path, status.as_u16(), &body);
+        if is_specified {
+            check_answer(&method, &path, status.as_u16(), &body);
+        }
         Answer { status, headers, body }
     }
 }

@@ -17,6 +17,8 @@ use crate::{
 
 /// Types that the server writes itself.
 const SERVER_KINDS: [&str; 2] = ["m.fully_read", "m.push_rules"];
+/// The content of account data that are deleted: a sync carries it to the other devices (MSC3391).
+const DELETED: &str = "{}";
 /// Types and tags are at most as long as the type of an event ("Size limits").
 const KIND_BYTES_MAX: usize = 255;
 
@@ -37,6 +39,24 @@ pub async fn set_global(
     content: RawObject,
 ) -> MatrixResult<Json<Empty>> {
     set(&app, &session, &user_id, None, &kind, content).await
+}
+
+/// `DELETE …/user/{userId}/account_data/{type}` (MSC3391).
+pub async fn delete_global(
+    State(app): State<AppState>,
+    session: UserSession,
+    Path((user_id, kind)): Path<(OwnedUserId, String)>,
+) -> MatrixResult<Json<Empty>> {
+    set(&app, &session, &user_id, None, &kind, RawObject(DELETED.to_owned())).await
+}
+
+/// `DELETE …/user/{userId}/rooms/{roomId}/account_data/{type}` (MSC3391).
+pub async fn delete_of_room(
+    State(app): State<AppState>,
+    session: UserSession,
+    Path((user_id, room_id, kind)): Path<(OwnedUserId, OwnedRoomId, String)>,
+) -> MatrixResult<Json<Empty>> {
+    set(&app, &session, &user_id, Some(&room_id), &kind, RawObject(DELETED.to_owned())).await
 }
 
 /// `GET /user/{userId}/rooms/{roomId}/account_data/{type}`.

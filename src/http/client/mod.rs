@@ -6,6 +6,7 @@ pub mod admin;
 pub mod appservice;
 pub mod capabilities;
 pub mod create_room;
+pub mod delayed_events;
 pub mod devices;
 pub mod filter;
 pub mod login;

@@ -2,11 +2,15 @@
 
 use std::sync::Arc;
 
-use axum::extract::State;
+use axum::{
+    extract::State,
+    response::{IntoResponse, Response},
+};
 use ruma::OwnedEventId;
 use serde_json::{Map, Value};
 
 use super::{
+    delayed_events::{self, DelayQuery},
     room_paths::{find_joined_room, find_room, parse_event_id, parse_user_id},
     rooms_membership::change_by_state,
 };
@@ -15,7 +19,7 @@ use crate::{
     http::{
         auth::{UserOrGuestSession, UserSession, refuse_suspended},
         error::{MatrixError, MatrixResult},
-        json::{JsonBody, OptionalJsonBody, Path, RawJson},
+        json::{JsonBody, OptionalJsonBody, Path, Query, RawJson},
         rate_limit::Action,
         state::{App, AppState},
     },
@@ -29,10 +33,26 @@ pub async fn send_message(
     State(app): State<AppState>,
     session: UserOrGuestSession,
     Path((room_id, kind, transaction_id)): Path<(String, String, String)>,
+    Query(delay): Query<DelayQuery>,
     JsonBody(content): JsonBody<Map<String, Value>>,
+) -> MatrixResult<Response> {
+    if let Some(delay_ms) = delay.delay_ms {
+        let (event, transaction) = ((kind, None, content), Some(transaction_id.as_str()));
+        let delayed = delayed_events::delay(&app, &session, &room_id, event, delay_ms, transaction);
+        return Ok(delayed.await?.into_response());
+    }
+    let path = (room_id.as_str(), kind.as_str(), transaction_id);
+    Ok(send_now(&app, &session.0, path, content).await?.into_response())
+}
+
+async fn send_now(
+    app: &App,
+    session: &Arc<Session>,
+    (room_id, kind, transaction_id): (&str, &str, String),
+    content: Map<String, Value>,
 ) -> MatrixResult<RawJson> {
-    app.rate_limits.take(Action::Message, &session, app.clock.now_ms())?;
-    let room = find_joined_room(&app, &session.user_id, &room_id).await?;
+    app.rate_limits.take(Action::Message, session, app.clock.now_ms())?;
+    let room = find_joined_room(app, &session.user_id, room_id).await?;
     let sent_by = SentBy {
         user_id: session.user_id.clone(),
         device_id: session.device_id.to_string(),
@@ -41,7 +61,7 @@ pub async fn send_message(
     };
     let mut request = EventRequest {
         sent_by: Some(sent_by),
-        ..EventRequest::message(session.user_id.clone(), &kind, Value::Object(content))
+        ..EventRequest::message(session.user_id.clone(), kind, Value::Object(content))
     };
     match app.rooms.check_message(&room, &mut request).await {
         Ok(()) => {}
@@ -52,7 +72,7 @@ pub async fn send_message(
         }
         Err(error) => return Err(error.into()),
     }
-    refuse_suspended_sender(&app, &session, &room, request.redacts.as_ref()).await?;
+    refuse_suspended_sender(app, session, &room, request.redacts.as_ref()).await?;
     let event = app.rooms.send(&room, request).await?;
     app.ephemeral.presence.note_active(&session.user_id).await;
     Ok(answer(&event))
@@ -93,9 +113,11 @@ pub async fn put_state(
     State(app): State<AppState>,
     session: UserOrGuestSession,
     Path((room_id, kind, state_key)): Path<(String, String, String)>,
+    Query(delay): Query<DelayQuery>,
     JsonBody(content): JsonBody<Map<String, Value>>,
-) -> MatrixResult<RawJson> {
-    set_state(&app, &session.0, &room_id, (kind, state_key), content).await
+) -> MatrixResult<Response> {
+    let event = (kind, state_key, content);
+    set_state_or_delay(&app, &session.0, &room_id, event, delay).await
 }
 
 /// `PUT /rooms/{roomId}/state/{eventType}`, for an empty state key.
@@ -103,9 +125,26 @@ pub async fn put_state_without_key(
     State(app): State<AppState>,
     session: UserOrGuestSession,
     Path((room_id, kind)): Path<(String, String)>,
+    Query(delay): Query<DelayQuery>,
     JsonBody(content): JsonBody<Map<String, Value>>,
-) -> MatrixResult<RawJson> {
-    set_state(&app, &session.0, &room_id, (kind, String::new()), content).await
+) -> MatrixResult<Response> {
+    let event = (kind, String::new(), content);
+    set_state_or_delay(&app, &session.0, &room_id, event, delay).await
+}
+
+async fn set_state_or_delay(
+    app: &App,
+    session: &Arc<Session>,
+    room_id: &str,
+    (kind, state_key, content): (String, String, Map<String, Value>),
+    delay: DelayQuery,
+) -> MatrixResult<Response> {
+    if let Some(delay_ms) = delay.delay_ms {
+        let event = (kind, Some(state_key), content);
+        let delayed = delayed_events::delay(app, session, room_id, event, delay_ms, None);
+        return Ok(delayed.await?.into_response());
+    }
+    Ok(set_state(app, session, room_id, (kind, state_key), content).await?.into_response())
 }
 
 async fn set_state(

@@ -11,7 +11,15 @@ const VERSIONS: [&str; 20] = [
 ];
 
 /// What clients look for that is not part of a version yet.
-const UNSTABLE_FEATURES: [&str; 1] = [
+const UNSTABLE_FEATURES: [&str; 5] = [
+    // MSC3391: account_data.rs
+    "org.matrix.msc3391",
+    // MSC3874: filters of events
+    "org.matrix.msc3874",
+    // MSC4140: delayed_events.rs
+    "org.matrix.msc4140",
+    // MSC4143: well_known.rs
+    "org.matrix.msc4143",
     // MSC4186: sliding_sync.rs
     "org.matrix.simplified_msc3575",
 ];

@@ -11,7 +11,10 @@ use ruma::{OwnedUserId, UserId};
 use serde_json::Value;
 
 use crate::{
-    accounts::{Accounts, account_data::TAGS_KIND},
+    accounts::{
+        Accounts,
+        account_data::{TAGS_KIND, is_deleted},
+    },
     rooms::UserRooms,
     storage::StorageError,
 };
@@ -113,9 +116,13 @@ impl Pieces {
         self.0.get(kind).map(|piece| &*piece.content)
     }
 
-    /// Types and contents of what changed behind `since`; all when it is 0.
+    /// Types and contents of what changed behind `since`; when it is 0 all that is not deleted.
     pub fn list_since(&self, since: i64) -> impl Iterator<Item = (&str, &str)> {
-        let pieces = self.0.iter().filter(move |(_, piece)| since == 0 || piece.position > since);
+        let is_news = move |piece: &Piece| match since {
+            0 => !is_deleted(&piece.content),
+            since => piece.position > since,
+        };
+        let pieces = self.0.iter().filter(move |(_, piece)| is_news(piece));
         pieces.map(|(kind, piece)| (&**kind, &*piece.content))
     }
 

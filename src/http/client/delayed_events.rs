@@ -1,0 +1,197 @@
+//! Events that are sent later (MSC4140): `?org.matrix.msc4140.delay` of `/send` and `/state`, and what
+//! can be done with an event until then.
+
+use axum::{extract::State, http::StatusCode};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::room_paths::{find_joined_room, not_in_room};
+use crate::{
+    accounts::sessions::Session,
+    http::{
+        auth::{UserOrGuestSession, refuse_suspended},
+        error::{MatrixError, MatrixResult},
+        json::{Empty, Json, JsonBody, Path},
+        rate_limit::Action,
+        state::{App, AppState},
+    },
+    storage::delayed_events::DelayedEventRow,
+    workflows::delayed_events::{DelayedEventError, NewDelayedEvent},
+};
+
+/// The query of `/send` and `/state`.
+#[derive(Debug, Default, Deserialize)]
+pub struct DelayQuery {
+    /// Milliseconds after which the event is sent.
+    #[serde(rename = "org.matrix.msc4140.delay")]
+    pub delay_ms: Option<u64>,
+}
+
+/// What shall become of an event.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DelayedAction {
+    Restart,
+    Cancel,
+    Send,
+}
+
+/// A body that names the action.
+#[derive(Debug, Deserialize)]
+pub struct ActionBody {
+    action: DelayedAction,
+}
+
+/// The body of `PUT …/delayed_event/{eventType}/{txnId}`.
+#[derive(Debug, Deserialize)]
+pub struct ScheduleBody {
+    delay_ms: u64,
+    state_key: Option<String>,
+    content: Map<String, Value>,
+}
+
+/// `PUT …/rooms/{roomId}/delayed_event/{eventType}/{txnId}`
+pub async fn schedule(
+    State(app): State<AppState>,
+    session: UserOrGuestSession,
+    Path((room_id, kind, transaction_id)): Path<(String, String, String)>,
+    JsonBody(body): JsonBody<ScheduleBody>,
+) -> MatrixResult<Json<Value>> {
+    let event = (kind, body.state_key, body.content);
+    delay(&app, &session, &room_id, event, body.delay_ms, Some(&transaction_id)).await
+}
+
+/// `GET …/delayed_events`
+pub async fn list(
+    State(app): State<AppState>,
+    session: UserOrGuestSession,
+) -> MatrixResult<Json<Value>> {
+    let waiting = app.delayed_events.list(&session.user_id).await?;
+    let waiting: Vec<Value> = waiting.iter().map(describe).collect();
+    Ok(Json(json!({ "delayed_events": waiting })))
+}
+
+/// `GET …/delayed_events/{delayId}`
+pub async fn get(
+    State(app): State<AppState>,
+    session: UserOrGuestSession,
+    Path(delay_id): Path<String>,
+) -> MatrixResult<Json<Value>> {
+    Ok(Json(describe(&app.delayed_events.load(&session.user_id, &delay_id).await?)))
+}
+
+/// `POST …/delayed_events/{delayId}/{action}`
+pub async fn act(
+    State(app): State<AppState>,
+    session: UserOrGuestSession,
+    Path((delay_id, action)): Path<(String, DelayedAction)>,
+) -> MatrixResult<Json<Empty>> {
+    perform(&app, &session, &delay_id, action).await
+}
+
+/// `POST …/delayed_events/{delayId}`, as older clients have it.
+pub async fn act_by_body(
+    State(app): State<AppState>,
+    session: UserOrGuestSession,
+    Path(delay_id): Path<String>,
+    JsonBody(body): JsonBody<ActionBody>,
+) -> MatrixResult<Json<Empty>> {
+    perform(&app, &session, &delay_id, body.action).await
+}
+
+/// Has an event (type, state key, content) of a room that the user is in sent later.
+pub async fn delay(
+    app: &App,
+    session: &Session,
+    room_id: &str,
+    (kind, state_key, content): (String, Option<String>, Map<String, Value>),
+    delay_ms: u64,
+    transaction_id: Option<&str>,
+) -> MatrixResult<Json<Value>> {
+    app.rate_limits.take(Action::Message, session, app.clock.now_ms())?;
+    refuse_suspended(session)?;
+    find_joined_room(app, &session.user_id, room_id).await?;
+    let device = session.device_id.as_str();
+    let named = |id: &str| json!([session.user_id, device, room_id, kind, id]).to_string();
+    let new = NewDelayedEvent {
+        user_id: session.user_id.clone(),
+        room_id: room_id.to_owned(),
+        state_key,
+        content: Value::Object(content).to_string(),
+        delay_ms,
+        request: transaction_id.map(named),
+        kind,
+    };
+    let delay_id = app.delayed_events.schedule(new).await.map_err(|error| match error {
+        DelayedEventError::TooMany { next_ms } => {
+            MatrixError::limit_exceeded(next_ms.saturating_sub(app.clock.now_ms()))
+        }
+        error => error.into(),
+    })?;
+    Ok(Json(json!({ "delay_id": delay_id })))
+}
+
+async fn perform(
+    app: &App,
+    session: &Session,
+    delay_id: &str,
+    action: DelayedAction,
+) -> MatrixResult<Json<Empty>> {
+    app.rate_limits.take(Action::Message, session, app.clock.now_ms())?;
+    let (events, user) = (&app.delayed_events, &session.user_id);
+    match action {
+        DelayedAction::Restart => events.restart(user, delay_id).await?,
+        DelayedAction::Cancel => events.cancel(user, delay_id).await?,
+        DelayedAction::Send => {
+            refuse_suspended(session)?;
+            events.send_now(user, delay_id).await?;
+        }
+    }
+    Ok(Json(Empty {}))
+}
+
+/// An event with the names of today's proposal and those that clients knew before.
+fn describe(row: &DelayedEventRow) -> Value {
+    let parse = |text: &str| serde_json::from_str::<Value>(text).unwrap_or_default();
+    let mut body = json!({
+        "delay_id": row.delay_id,
+        "room_id": row.room_id,
+        "type": row.kind,
+        "delay_ms": row.delay_ms,
+        "delay": row.delay_ms,
+        "scheduled_at": row.scheduled_ms,
+        "running_since": row.scheduled_ms,
+        "content": parse(&row.content),
+    });
+    let fields = [
+        ("state_key", row.state_key.as_deref().map(Value::from)),
+        ("finalised_ts", row.finalised_ms.map(Value::from)),
+        ("event_id", row.event_id.as_deref().map(Value::from)),
+        ("error", row.error.as_deref().map(parse)),
+    ];
+    for (name, value) in fields {
+        if let Some(value) = value {
+            body[name] = value;
+        }
+    }
+    body
+}
+
+impl From<DelayedEventError> for MatrixError {
+    fn from(error: DelayedEventError) -> Self {
+        let message = format!("This is not possible: {error}.");
+        match error {
+            DelayedEventError::BadDelay => Self::forbidden(message),
+            DelayedEventError::Membership => Self::invalid_param(message),
+            DelayedEventError::TooMany { .. } => Self::limit_exceeded(0),
+            DelayedEventError::NotFound => Self::not_found(message),
+            DelayedEventError::Sent | DelayedEventError::Cancelled => {
+                Self::new(StatusCode::CONFLICT, "M_UNKNOWN", message)
+            }
+            DelayedEventError::NotInRoom => not_in_room(),
+            DelayedEventError::Content(error) => error.into(),
+            DelayedEventError::Append(error) => error.into(),
+            DelayedEventError::Storage(error) => error.into(),
+        }
+    }
+}
