@@ -122,6 +122,21 @@ impl EventDraft {
         Ok(Event::from_stored(&json, &event_id, &room_id, rules)?)
     }
 
+    /// The event without hashes and signatures, for another server to complete (the answer of
+    /// `make_join` and its like).
+    pub fn into_template(
+        mut self,
+        rules: &RoomRules,
+        server_name: &ServerName,
+    ) -> Result<Map<String, Value>, SealError> {
+        self.check(rules)?;
+        self.place_redacts(rules);
+        let fields = Fields::new(&self, rules, server_name)?;
+        let text = fields.write(&canonical_json::encode(&self.content), Extent::Hashed);
+        serde_json::from_str(&text)
+            .map_err(|error| EventFormatError::Structure(error.to_string()).into())
+    }
+
     fn check(&self, rules: &RoomRules) -> Result<(), SealError> {
         let room_id = self.room_id.as_ref().map_or("", |room_id| room_id.as_str());
         let fields = [

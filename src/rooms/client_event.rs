@@ -190,6 +190,7 @@ mod tests {
             replaces_nid: None,
             flags: 0,
             notify_ordinal: 0,
+            redacted_by: None,
             sent_by: Some(b"PHONE\0txn \"1\"".to_vec().into()),
             event: Arc::new(event),
         })

@@ -32,6 +32,8 @@ const UNPADDED: GeneralPurposeConfig = GeneralPurposeConfig::new()
     .with_decode_padding_mode(DecodePaddingMode::Indifferent);
 const BASE64: GeneralPurpose = GeneralPurpose::new(&STANDARD, UNPADDED);
 const BASE64_URL: GeneralPurpose = GeneralPurpose::new(&URL_SAFE, UNPADDED);
+/// Events looked up by one query.
+const LOOKUP_STEP: usize = 500;
 /// What a cached event costs beside its text, bytes.
 const ENTRY_BYTES: usize = 320;
 
@@ -76,6 +78,8 @@ pub struct NewStoredEvent {
     pub notify_ordinal: i64,
     pub sent_by: Option<Box<[u8]>>,
     pub event: Arc<Event>,
+    /// The redaction, when it came before the event.
+    pub redacted_by: Option<Arc<StoredEvent>>,
 }
 
 impl std::fmt::Debug for StoredEvent {
@@ -97,7 +101,7 @@ impl StoredEvent {
             notify_ordinal: new.notify_ordinal,
             sent_by: new.sent_by,
             event: new.event,
-            redacted_by: None,
+            redacted_by: new.redacted_by,
             position: AtomicI64::new(0),
             ordering: AtomicI64::new(0),
             // Nobody can relate to what nobody has seen.
@@ -113,6 +117,35 @@ impl StoredEvent {
     /// Its place in the room; 0 when it has none yet.
     pub fn ordering(&self) -> i64 {
         self.ordering.load(Ordering::Acquire)
+    }
+
+    /// Whether a child of this event may build upon the state behind it: it is in the graph.
+    pub fn is_in_graph(&self) -> bool {
+        self.flags & flags::OUTLIER == 0
+    }
+
+    pub fn is_rejected(&self) -> bool {
+        self.flags & flags::REJECTED != 0
+    }
+
+    /// Whether clients never get it in a timeline.
+    pub fn is_hidden(&self) -> bool {
+        self.flags & flags::HIDDEN != 0
+    }
+
+    /// Whether it cannot be judged before others arrive.
+    pub fn is_waiting(&self) -> bool {
+        self.flags & flags::WAITING != 0
+    }
+
+    /// Whether events directly before it are missing here.
+    pub fn has_gap(&self) -> bool {
+        self.flags & flags::GAP != 0
+    }
+
+    /// Whether the room's current state on one side of it is not that of the event itself.
+    pub fn is_forked(&self) -> bool {
+        self.flags & flags::FORKED != 0
     }
 
     pub fn is_redacted(&self) -> bool {
@@ -152,6 +185,11 @@ impl StoredEvent {
     pub(super) fn set_committed(&self, position: i64) {
         self.position.store(position, Ordering::Release);
         self.ordering.store(position * storage::ORDERING_STEP, Ordering::Release);
+    }
+
+    /// Notes the place of an event that no sync carries.
+    pub(super) fn set_late(&self, ordering: i64) {
+        self.ordering.store(ordering, Ordering::Release);
     }
 
     /// The same event with its content redacted.
@@ -240,6 +278,35 @@ impl EventStore {
         Ok(found)
     }
 
+    /// The numbers of those events that are here, in whichever room.
+    pub async fn find_nids(
+        &self,
+        ids: impl IntoIterator<Item = &EventId>,
+    ) -> Result<HashMap<OwnedEventId, EventNid>, StorageError> {
+        let mut found = HashMap::new();
+        let mut wanted: HashMap<Vec<u8>, OwnedEventId> = HashMap::new();
+        for id in ids {
+            match self.nids.get(id) {
+                Some(nid) => {
+                    found.insert(id.to_owned(), nid);
+                }
+                None => {
+                    wanted.insert(event_key(id), id.to_owned());
+                }
+            }
+        }
+        let keys: Vec<Vec<u8>> = wanted.keys().cloned().collect();
+        for chunk in keys.chunks(LOOKUP_STEP) {
+            for (key, nid) in storage::events::list_nids(&self.database, chunk).await? {
+                if let Some(id) = wanted.remove(&key) {
+                    self.nids.insert(id.clone(), nid);
+                    found.insert(id, nid);
+                }
+            }
+        }
+        Ok(found)
+    }
+
     /// The events of one room with these numbers, in this order. All must be there.
     pub async fn load(
         &self,
@@ -251,9 +318,11 @@ impl EventStore {
         let missing: Vec<EventNid> =
             nids.iter().copied().filter(|nid| self.cache.peek(nid).is_none()).collect();
         if !missing.is_empty() {
-            let rows = storage::events::list(&self.database, &missing).await?;
-            let read = self.read_rows(room, rows).await?;
-            found.extend(read.into_iter().map(|event| (event.nid, event)));
+            for chunk in missing.chunks(LOOKUP_STEP) {
+                let rows = storage::events::list(&self.database, chunk).await?;
+                let read = self.read_rows(room, rows).await?;
+                found.extend(read.into_iter().map(|event| (event.nid, event)));
+            }
         }
         for nid in nids {
             let event = found.get(nid).cloned().or_else(|| self.cache.get(nid));
@@ -297,7 +366,14 @@ impl EventStore {
             }
             let redacted_by = redactions.remove(&row.nid);
             let event = Arc::new(read_row(room, row, redacted_by)?);
-            self.remember(&event);
+            // What was put there meanwhile is newer than the row.
+            let event = match self.cache.get(&event.nid) {
+                Some(newer) => newer,
+                None => {
+                    self.remember(&event);
+                    event
+                }
+            };
             events.push(event);
         }
         Ok(events)

@@ -8,13 +8,15 @@ use ruma::{OwnedEventId, ServerName};
 use serde_json::{Map, Value};
 
 use super::{
-    append::{AppendError, EventRequest},
-    receive::ReceiveError,
+    append::{ATTEMPTS_MAX, AppendError, EventRequest},
+    attempt::{Attempt, AttemptError},
+    placement::{Basis, Judged},
+    receive::{ReceiveError, Verdict},
     registry::Rooms,
-    room::Room,
+    room::{Head, Room},
     state::State,
 };
-use crate::protocol::event::Event;
+use crate::protocol::{event::Event, event_builder::EventDraft};
 
 /// A signed event that was accepted, and what its server needs to go on.
 pub struct Taken {
@@ -29,10 +31,11 @@ impl Rooms {
     /// `membership` and, for a restricted join, `join_authorised_via_users_server`.
     pub async fn make_template(
         &self,
-        _room: &Arc<Room>,
-        _request: &EventRequest,
+        room: &Arc<Room>,
+        request: &EventRequest,
     ) -> Result<Map<String, Value>, AppendError> {
-        Err(AppendError::Contended)
+        let draft = self.draft_at_head(room, request).await?;
+        Ok(draft.into_template(room.rules, self.server_name())?)
     }
 
     /// The event as it would be appended where the room stands, hashed and signed by this server but
@@ -40,10 +43,12 @@ impl Rooms {
     /// with both signatures to [`Rooms::take_signed`].
     pub async fn make_event(
         &self,
-        _room: &Arc<Room>,
-        _request: &EventRequest,
+        room: &Arc<Room>,
+        request: &EventRequest,
     ) -> Result<Arc<Event>, AppendError> {
-        Err(AppendError::Contended)
+        let draft = self.draft_at_head(room, request).await?;
+        let event = draft.seal(room.rules, self.server_name(), &self.0.signing_key)?;
+        Ok(Arc::new(event))
     }
 
     /// Takes a signed membership event (`send_join`, `send_leave`, `send_knock`, our own invitation
@@ -51,15 +56,62 @@ impl Rooms {
     /// kept waiting is refused and not kept. Idempotent. Verified and countersigned by the caller.
     pub async fn take_signed(
         &self,
-        _origin: &ServerName,
-        _room: &Arc<Room>,
-        _event: Arc<Event>,
+        origin: &ServerName,
+        room: &Arc<Room>,
+        event: Arc<Event>,
     ) -> Result<Taken, ReceiveError> {
-        Err(ReceiveError::Contended)
+        tracing::debug!(room.id = %room.room_id, event.id = %event.event_id(), %origin, "signed");
+        if event.room_id() != room.room_id
+            || !self.find_foreign(room, [event.event_id()].into_iter()).await?.is_empty()
+        {
+            return Err(ReceiveError::OtherRoom);
+        }
+        if !self.is_server_in_room(room, self.server_name()).await? {
+            return Err(ReceiveError::NotInRoom);
+        }
+        let alone = room.receiving.lock().await;
+        let state_before = match self.judge(room, &event, Basis::PrevEvents).await? {
+            Judged::Known(stored) if stored.is_hidden() => {
+                return Err(ReceiveError::NotTaken(Verdict::Known));
+            }
+            Judged::Known(stored) => State::clone(&*self.load_state(stored.state_nid).await?),
+            Judged::Lacking(lacking) => {
+                return Err(ReceiveError::NotTaken(Verdict::Waiting(lacking.all())));
+            }
+            Judged::Rejected(_, rejection) => return Err(ReceiveError::Forbidden(rejection)),
+            Judged::Allowed(placed) => {
+                self.place_live(room, &placed).await?;
+                self.free_waiting(room, &event).await?;
+                placed.before
+            }
+        };
+        drop(alone);
+        self.join_extremities(room).await;
+        Ok(Taken { event, state_before })
     }
 
     /// The IDs of the room's forward extremities.
     pub fn forward_extremities(&self, room: &Room) -> Vec<OwnedEventId> {
         room.head().extremities.iter().map(|event| event.event.event_id().to_owned()).collect()
+    }
+
+    async fn draft_at_head(
+        &self,
+        room: &Arc<Room>,
+        request: &EventRequest,
+    ) -> Result<EventDraft, AppendError> {
+        let mut known = self.prepare(None, std::slice::from_ref(request), room.rules).await?;
+        let head = room.head();
+        for _ in 0..ATTEMPTS_MAX {
+            let attempt = Attempt::new(&self.0, room, Head::clone(&head), &known);
+            match attempt.draft_allowed(request) {
+                Ok((draft, ..)) => return Ok(draft),
+                Err(AttemptError::Failed(error)) => return Err(error),
+                Err(AttemptError::Missing(missing)) => {
+                    self.fetch(room, missing, &mut known).await?;
+                }
+            }
+        }
+        Err(AppendError::Contended)
     }
 }

@@ -1,13 +1,35 @@
 //! Rooms that this server enters through another one (server-server API, "Joining Rooms"), and what
 //! reaches it of rooms that it is not in: invitations and knocks.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
-use ruma::{OwnedRoomId, OwnedServerName, RoomId};
+use ruma::{OwnedRoomId, OwnedServerName, RoomId, ServerName, UserId};
 use serde_json::Value;
 
-use super::{event_store::StoredEvent, receive::ReceiveError, registry::Rooms, room::Room};
-use crate::protocol::{event::Event, room_version::RoomVersion};
+use super::{
+    acceptance::Accepted,
+    append::{ATTEMPTS_MAX, AppendError, EventRequest},
+    attempt::{Attempt, AttemptError, write_event},
+    event_store::{NewStoredEvent, StoredEvent},
+    fork::Placed,
+    head_change::membership_number,
+    keep::request_of,
+    placement::{Basis, Judged},
+    receive::{ReceiveError, Verdict},
+    registry::Rooms,
+    room::{Head, Room},
+    state::{State, differences},
+    state_keys::MEMBER,
+    user_rooms::UserRoom,
+};
+use crate::{
+    protocol::{event::Event, membership::Membership, room_version::RoomVersion},
+    storage::{
+        self, EventNid, StateNid, StorageError, WriteTx,
+        events::{Place, flags},
+        rooms::RoomRow,
+    },
+};
 
 /// The answer of `send_join`, verified: signatures and hashes of all events.
 pub struct JoinedRoom {
@@ -50,17 +72,319 @@ impl Rooms {
     /// Enters a room through another server, also one that this server knew and left. Every event
     /// of the answer is judged by its own authorisation events, the join by the state. Returns when
     /// all is durable and the join is published to syncs.
-    pub async fn import_joined_room(&self, _joined: JoinedRoom) -> Result<Arc<Room>, ReceiveError> {
-        Err(ReceiveError::NotInRoom)
+    pub async fn import_joined_room(&self, joined: JoinedRoom) -> Result<Arc<Room>, ReceiveError> {
+        let bad = |reason: &str| ReceiveError::BadState(reason.to_owned());
+        if joined.join.room_id() != joined.room_id {
+            return Err(ReceiveError::OtherRoom);
+        }
+        let room = self.ensure_room(&joined.room_id, joined.version).await?;
+        tracing::debug!(room.id = %room.room_id, origin = %joined.origin, "entering");
+        let _alone = room.receiving.lock().await;
+        if let Some(known) = self.find_any_event(&room, joined.join.event_id()).await?
+            && known.is_in_graph()
+        {
+            return Ok(Arc::clone(&room));
+        }
+        let events: Vec<_> = joined.state.iter().chain(&joined.auth_chain).cloned().collect();
+        let here = self.import_outliers(&room, &events).await?;
+        let state_ids = joined.state.iter().map(|event| event.event_id());
+        let state_events: Vec<_> = state_ids.filter_map(|id| here.get(id).cloned()).collect();
+        let is_create = |event: &Arc<StoredEvent>| {
+            event.event.is_state_of("m.room.create", "") && !event.is_rejected()
+        };
+        if !state_events.iter().any(is_create) {
+            return Err(bad("it has no valid create event"));
+        }
+        let old = room.head();
+        let (given, row) = self.state_of(state_events.iter().cloned(), &[&old.state])?;
+        if let Some(row) = row {
+            self.store_snapshot(&row).await?;
+        }
+        match self.judge(&room, &joined.join, Basis::Given(&given)).await? {
+            Judged::Allowed(placed) => {
+                let events = here.into_values().map(|event| (event.nid, event)).collect();
+                self.enter(&room, &placed, &given, events).await?;
+                self.free_waiting(&room, &joined.join).await?;
+                Ok(Arc::clone(&room))
+            }
+            Judged::Rejected(_, rejection) => Err(ReceiveError::Forbidden(rejection)),
+            Judged::Lacking(lacking) => {
+                let named: Vec<_> = lacking.all().iter().map(ToString::to_string).collect();
+                Err(bad(&format!("the join names {}, which is not there", named.join(", "))))
+            }
+            Judged::Known(_) => Ok(Arc::clone(&room)),
+        }
+    }
+
+    /// Has the room stand where the join puts it.
+    async fn enter(
+        &self,
+        room: &Arc<Room>,
+        placed: &Placed,
+        given: &State,
+        events: HashMap<EventNid, Arc<StoredEvent>>,
+    ) -> Result<(), AppendError> {
+        let engine = &self.0;
+        let requests = [request_of(placed)];
+        let mut known = self.prepare(Some(room), &requests, room.rules).await?;
+        known.events = events;
+        for _ in 0..ATTEMPTS_MAX {
+            let permit = engine.writer.reserve().await?;
+            let queued = {
+                let mut speculative = room.speculative.lock();
+                let mut attempt = Attempt::new(engine, room, speculative.as_ref().clone(), &known);
+                match attempt.enter(given, placed) {
+                    Ok(()) => {
+                        let (head, _, tx) = attempt.finish(room, None);
+                        *speculative = head;
+                        Ok(permit.submit(tx))
+                    }
+                    Err(error) => Err(error),
+                }
+            };
+            match queued {
+                Ok(ticket) => {
+                    ticket.committed().await?;
+                    engine.states_after.insert(placed.nid, placed.after.nid());
+                    return Ok(());
+                }
+                Err(AttemptError::Failed(error)) => return Err(error),
+                Err(AttemptError::Missing(missing)) => {
+                    self.fetch(room, missing, &mut known).await?;
+                }
+            }
+        }
+        Err(AppendError::Contended)
+    }
+
+    /// The room with this ID, known from now on if it was not. A room of which no state is known gets
+    /// the version that whoever invites, or lets in, says.
+    pub(super) async fn ensure_room(
+        &self,
+        room_id: &RoomId,
+        version: RoomVersion,
+    ) -> Result<Arc<Room>, ReceiveError> {
+        let _alone = self.0.entering.lock().await;
+        if let Some(room) = self.find(room_id).await? {
+            if room.rules.version == version {
+                return Ok(room);
+            }
+            if !room.head().extremities.is_empty() {
+                return Err(ReceiveError::BadState("its version is not the room's".to_owned()));
+            }
+            let mut tx = WriteTx::new();
+            storage::rooms::save_version(&mut tx, room.nid, version.as_str());
+            self.0.writer.commit(tx).await?;
+            self.0.unregister(&room);
+            drop(room);
+            return self.find(room_id).await?.ok_or(ReceiveError::Contended);
+        }
+        let (nid, rules) = (self.0.next_room_nid(), version.rules());
+        let room = Arc::new(Room::new(nid, room_id.to_owned(), rules, Head::empty(), i64::MIN));
+        let mut tx = WriteTx::new();
+        let position = tx.next_position();
+        let row = RoomRow {
+            nid,
+            room_id: room_id.to_string(),
+            version: version.as_str().to_owned(),
+            extremities: "[]".to_owned(),
+            state_nid: StateNid::EMPTY,
+            depth: 0,
+            notify_ordinal: 0,
+            latest_position: 0,
+            joined_count: 0,
+            invited_count: 0,
+        };
+        storage::rooms::save(&mut tx, &row, position);
+        let (registered, engine) = (Arc::clone(&room), Arc::clone(&self.0));
+        tx.after_commit(move |_| engine.register(&registered));
+        self.0.writer.commit(tx).await?;
+        Ok(room)
     }
 
     /// Keeps a membership of a user of this server in a room that the server is not in, and tells
     /// the user's syncs. The room becomes known (`find`) but has no state.
     pub async fn store_outlier_member(
         &self,
-        _member: OutlierMember,
+        member: OutlierMember,
     ) -> Result<Arc<StoredEvent>, ReceiveError> {
-        Err(ReceiveError::NotInRoom)
+        let event = &member.event;
+        let membership = Membership::of_event(event);
+        let user = event.state_key().and_then(|user| <&UserId>::try_from(user).ok());
+        let (Some(membership), Some(user)) = (membership, user) else {
+            return Err(ReceiveError::BadState("the event is no membership".to_owned()));
+        };
+        if event.room_id() != member.room_id || user.server_name() != self.server_name() {
+            return Err(ReceiveError::OtherRoom);
+        }
+        let room = self.ensure_room(&member.room_id, member.version).await?;
+        let _alone = room.receiving.lock().await;
+        if let Some(known) = self.find_any_event(&room, event.event_id()).await? {
+            return Ok(known);
+        }
+        let mut tx = WriteTx::new();
+        let position = tx.next_position();
+        let stored = self.write_outlier_member(&room, event, &mut tx).await?;
+        let key = self.0.keys.intern(MEMBER, user.as_str()).await?;
+        let number = membership_number(membership);
+        storage::memberships::save(&mut tx, (key.nid, room.nid), number, stored.nid, position);
+        if !member.stripped_state.is_empty() {
+            let state = Value::Array(member.stripped_state).to_string().replace("\\u0000", "");
+            storage::graph::save_stripped(&mut tx, stored.nid, &state);
+        }
+        self.judge_member(&room, &stored, position, &mut tx).await?;
+        self.tell_user(&mut tx, (user, membership), (&room, &stored), position);
+        self.0.writer.commit(tx).await?;
+        Ok(stored)
+    }
+
+    async fn write_outlier_member(
+        &self,
+        room: &Room,
+        event: &Arc<Event>,
+        tx: &mut WriteTx,
+    ) -> Result<Arc<StoredEvent>, StorageError> {
+        let user = event.state_key().unwrap_or_default();
+        let key = self.0.keys.intern(MEMBER, user).await?;
+        key.store(tx);
+        let stored = Arc::new(StoredEvent::new(NewStoredEvent {
+            nid: self.0.next_event_nid(),
+            room_nid: room.nid,
+            state_nid: StateNid::EMPTY,
+            state_key_nid: Some(key.nid),
+            replaces_nid: None,
+            flags: flags::OUTLIER,
+            notify_ordinal: 0,
+            sent_by: None,
+            redacted_by: None,
+            event: Arc::clone(event),
+        }));
+        write_event(tx, &stored, Place::Nowhere, false);
+        Ok(stored)
+    }
+
+    /// Has push rules judge an invitation.
+    async fn judge_member(
+        &self,
+        room: &Arc<Room>,
+        stored: &Arc<StoredEvent>,
+        position: u32,
+        tx: &mut WriteTx,
+    ) -> Result<(), StorageError> {
+        let Some(hook) = self.0.acceptance.get() else {
+            return Ok(());
+        };
+        let event = &stored.event;
+        let content = event.content_as().unwrap_or(Value::Null);
+        let user = event.state_key().unwrap_or_default();
+        let request = EventRequest::state(event.sender(), MEMBER, user, content);
+        let acceptance = hook.prepare(self, Some(room), &[request]).await?;
+        let accepted = Accepted {
+            room,
+            head: &room.head(),
+            events: std::slice::from_ref(stored),
+            positions: &[position],
+            joined: &[],
+            redacted: &[],
+        };
+        acceptance.accept(&accepted, tx);
+        Ok(())
+    }
+
+    /// The state that came with a membership of a room that this server is not in, as stripped events
+    /// (client-server API, "Stripped state"), without the membership itself. None for events of rooms
+    /// that it is in.
+    pub async fn find_stripped_state(
+        &self,
+        member: &StoredEvent,
+    ) -> Result<Option<Vec<String>>, StorageError> {
+        if member.is_in_graph() {
+            return Ok(None);
+        }
+        let text = storage::graph::find_stripped(&self.0.database, member.nid).await?;
+        let text = text.unwrap_or_else(|| "[]".to_owned());
+        let entries: Vec<Value> = serde_json::from_str(&text)
+            .map_err(|error| StorageError::Damaged(format!("stripped state: {error}")))?;
+        let is_other = |entry: &&Value| {
+            entry["type"] != MEMBER || entry["state_key"].as_str() != member.event.state_key()
+        };
+        let strip = |entry: &Value| {
+            let names = ["content", "sender", "state_key", "type"];
+            let kept = names.iter().map(|name| ((*name).to_owned(), entry[*name].clone()));
+            Value::Object(kept.collect()).to_string()
+        };
+        Ok(Some(entries.iter().filter(is_other).map(strip).collect()))
+    }
+
+    fn tell_user(
+        &self,
+        tx: &mut WriteTx,
+        (user, membership): (&UserId, Membership),
+        (room, event): (&Arc<Room>, &Arc<StoredEvent>),
+        position: u32,
+    ) {
+        let (engine, room, nid) = (Arc::clone(&self.0), Arc::clone(room), event.nid);
+        let user = user.to_owned();
+        let told = user.clone();
+        self.0.events.remember(event);
+        tx.after_commit(move |committed| {
+            let position = committed.position(position);
+            let place = UserRoom { room, membership, event: nid, position, forgotten: false };
+            engine.users.apply(&user, place);
+        });
+        let engine = Arc::clone(&self.0);
+        tx.after_publish(move |_| engine.notifier.wake(&told));
+    }
+
+    /// A room that this server is not in: only what ends an invitation or knock of our users counts.
+    pub(super) async fn receive_outside(
+        &self,
+        origin: &ServerName,
+        room: &Arc<Room>,
+        event: Arc<Event>,
+    ) -> Result<Verdict, ReceiveError> {
+        let ends =
+            matches!(Membership::of_event(&event), Some(Membership::Leave | Membership::Ban));
+        let user = event.state_key().and_then(|user| <&UserId>::try_from(user).ok());
+        let user = user.filter(|user| ends && user.server_name() == self.server_name());
+        let Some(user) = user else {
+            return Err(ReceiveError::NotInRoom);
+        };
+        let place = self.rooms_of(user).await?.find(room.nid);
+        let Some(place) =
+            place.filter(|p| matches!(p.membership, Membership::Invite | Membership::Knock))
+        else {
+            return Err(ReceiveError::NotInRoom);
+        };
+        let current = self.events().load_one(room.facts(), place.event).await?;
+        // Nothing more can be checked: the sender's server invited, or the event names the knock.
+        let sender = event.sender().server_name();
+        let may_end = match place.membership {
+            Membership::Invite => sender == current.event.sender().server_name(),
+            _ => event.auth_events().any(|id| id == current.event.event_id()),
+        };
+        if !may_end || sender != origin {
+            return Err(ReceiveError::NotInRoom);
+        }
+        let (room_id, version) = (room.room_id.clone(), room.rules.version);
+        let member = OutlierMember { room_id, version, event, stripped_state: Vec::new() };
+        self.store_outlier_member(member).await?;
+        Ok(Verdict::Accepted)
+    }
+}
+
+impl Attempt<'_> {
+    /// Has the room stand where `given`, the state before the join, puts it, and the join behind it.
+    fn enter(&mut self, given: &State, placed: &Placed) -> Result<(), AttemptError> {
+        let changes = differences(self.head.state.map(), given.map());
+        self.head.extremities.clear();
+        self.head.forks.clear();
+        self.head.state = given.clone();
+        for change in changes {
+            // The join will be the first event and have the first position.
+            self.apply_difference(change, 0, 0)?;
+        }
+        self.add_placed(placed)
     }
 }
 
@@ -69,9 +393,22 @@ impl Rooms {
 /// hash from version 12 on is the room's ID. Hands over the events, whose signatures the caller
 /// verifies.
 pub fn check_stripped_state(
-    _entries: &[Value],
-    _room_id: &RoomId,
-    _version: RoomVersion,
+    entries: &[Value],
+    room_id: &RoomId,
+    version: RoomVersion,
 ) -> Result<Vec<Arc<Event>>, StrippedStateError> {
-    Err(StrippedStateError::CreateMissing)
+    let mut events = Vec::with_capacity(entries.len());
+    for entry in entries {
+        let event = Event::parse(&entry.to_string(), version.rules())
+            .map_err(|error| StrippedStateError::Malformed(error.to_string()))?;
+        // The ID of a room of version 12 is that of its create event, so this proves the event.
+        if event.room_id() != room_id {
+            return Err(StrippedStateError::OtherRoom);
+        }
+        events.push(Arc::new(event));
+    }
+    match events.iter().any(|event| event.is_state_of("m.room.create", "")) {
+        true => Ok(events),
+        false => Err(StrippedStateError::CreateMissing),
+    }
 }

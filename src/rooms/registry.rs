@@ -8,9 +8,10 @@ use std::{
     },
 };
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use quick_cache::{Weighter, sync::Cache};
 use ruma::{OwnedServerName, RoomId};
+use tokio::sync::Semaphore;
 
 use super::{
     acceptance::AcceptanceHook,
@@ -20,7 +21,7 @@ use super::{
     noted_weight::{NotedWeighter, reweigh},
     room::{Head, PINNED_KINDS, Room},
     source::EventSource,
-    state::State,
+    state::{State, StateMap},
     state_keys::StateKeys,
     transactions::Transactions,
     user_rooms::AllUserRooms,
@@ -34,6 +35,13 @@ use crate::{
         Writer, rooms::RoomRow,
     },
 };
+
+/// Resolutions remembered: their results share structure with the states they come from.
+const RESOLUTIONS_MAX: usize = 256;
+/// State events of which is remembered where the state after them lies.
+const STATES_AFTER_MAX: usize = 16 * 1024;
+/// Resolutions that run at once; others wait, the async threads never do.
+const RESOLVING_MAX: usize = 2;
 
 /// How the room engine is set up.
 #[derive(Clone, Debug)]
@@ -61,11 +69,19 @@ pub(super) struct Engine {
     pub users: AllUserRooms,
     pub transactions: Transactions,
     pub acceptance: OnceLock<Arc<dyn AcceptanceHook>>,
-    pub source: OnceLock<Arc<dyn EventSource>>,
+    pub source: RwLock<Option<Arc<dyn EventSource>>>,
     pub aliases: AliasReservations,
     pub erasures: Erasures,
     rooms: Registry,
     states: Cache<StateNid, Arc<State>, StateWeighter>,
+    /// What states resolved to, by their snapshots.
+    pub resolutions: Cache<Vec<StateNid>, StateMap>,
+    /// The snapshots of the states after state events, as far as there are any.
+    pub states_after: Cache<EventNid, StateNid>,
+    /// Bounds how many resolutions run at once off the async threads.
+    pub resolving: Semaphore,
+    /// Held while a room becomes known.
+    pub entering: tokio::sync::Mutex<()>,
     next_room: AtomicI64,
     next_event: AtomicI64,
     next_state: AtomicI64,
@@ -105,7 +121,7 @@ impl Rooms {
             users: AllUserRooms::new(share(10)),
             transactions: Transactions::default(),
             acceptance: OnceLock::new(),
-            source: OnceLock::new(),
+            source: RwLock::default(),
             aliases: AliasReservations::default(),
             erasures: Erasures::load(&database).await?,
             rooms: Registry {
@@ -114,6 +130,10 @@ impl Rooms {
                 nids: Cache::new(16 * 1024),
             },
             states: Cache::with_weighter(256, share(10), StateWeighter),
+            resolutions: Cache::new(RESOLUTIONS_MAX),
+            states_after: Cache::new(STATES_AFTER_MAX),
+            resolving: Semaphore::new(RESOLVING_MAX),
+            entering: tokio::sync::Mutex::default(),
             next_room: next(storage::rooms::load_newest(&database).await?.0),
             next_event: next(storage::events::load_newest(&database).await?.0),
             next_state: next(storage::snapshots::load_newest(&database).await?.0),
@@ -267,12 +287,16 @@ impl Engine {
         let version = RoomVersion::parse(&row.version).ok_or_else(|| damaged("its version"))?;
         let room_id = RoomId::parse(&row.room_id).map_err(|_| damaged("its ID"))?;
         let facts = RoomFacts { room_id: &room_id, rules: version.rules() };
-        let extremities: Vec<i64> =
-            serde_json::from_str(&row.extremities).map_err(|_| damaged("its extremities"))?;
-        let extremities: Vec<_> = extremities.into_iter().map(EventNid).collect();
+        let (extremities, forks) =
+            decode_extremities(&row.extremities).ok_or_else(|| damaged("its extremities"))?;
+        let mut states = Vec::with_capacity(forks.len());
+        for nid in forks {
+            states.push(State::clone(&*self.load_state(nid).await?));
+        }
         let state = State::clone(&*self.load_state(row.state_nid).await?);
         let head = Head {
             extremities: self.events.load(facts, &extremities).await?,
+            forks: states,
             depth: row.depth,
             pinned: Arc::new(self.load_pinned(facts, &state).await?),
             state,
@@ -283,10 +307,19 @@ impl Engine {
         };
         let complete_above = row.latest_position * ORDERING_STEP;
         let rules = version.rules();
-        Ok(Arc::new(Room::new(row.nid, room_id, rules, head, complete_above)))
+        let latest_fork = storage::graph::load_latest_fork(&self.database, row.nid).await?;
+        let room = Room::new(row.nid, room_id, rules, head, complete_above);
+        room.note_fork(latest_fork);
+        Ok(Arc::new(room))
     }
 
-    async fn load_pinned(
+    /// Forgets a room that nobody can have built upon, so that it is read anew.
+    pub fn unregister(&self, room: &Room) {
+        self.rooms.known.lock().remove(&room.nid);
+        self.rooms.strong.remove(&room.nid);
+    }
+
+    pub async fn load_pinned(
         &self,
         facts: RoomFacts<'_>,
         state: &State,
@@ -320,4 +353,14 @@ impl Engine {
         self.states.insert(nid, Arc::clone(&state));
         Ok(state)
     }
+}
+
+/// The extremities as [`Head::encode_extremities`] writes them: events, and the states after them where
+/// there are several.
+fn decode_extremities(text: &str) -> Option<(Vec<EventNid>, Vec<StateNid>)> {
+    if let Ok(nids) = serde_json::from_str::<Vec<i64>>(text) {
+        return Some((nids.into_iter().map(EventNid).collect(), Vec::new()));
+    }
+    let pairs: Vec<(i64, i64)> = serde_json::from_str(text).ok()?;
+    Some(pairs.into_iter().map(|(event, state)| (EventNid(event), StateNid(state))).unzip())
 }

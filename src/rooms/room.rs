@@ -15,18 +15,19 @@ use ruma::OwnedRoomId;
 use super::{
     event_store::{RoomFacts, StoredEvent},
     noted_weight::{NotedWeight, Weighed},
+    servers::KnownServers,
     state::State,
 };
 use crate::{
     notifier::UserWaker,
     protocol::room_version::RoomRules,
-    storage::{RoomNid, StateKeyNid},
+    storage::{ORDERING_STEP, RoomNid, StateKeyNid},
 };
 
 /// The latest events that a room keeps at hand for syncs.
 pub const RECENT_EVENTS_MAX: usize = 64;
 /// State events that are wanted at every turn and stay in memory with the room.
-pub const PINNED_KINDS: [&str; 11] = [
+pub const PINNED_KINDS: [&str; 12] = [
     "m.room.create",
     "m.room.power_levels",
     "m.room.join_rules",
@@ -38,6 +39,7 @@ pub const PINNED_KINDS: [&str; 11] = [
     "m.room.canonical_alias",
     "m.room.encryption",
     "m.room.server_acl",
+    "m.room.policy",
 ];
 
 /// A room in memory; there is never more than one for a room.
@@ -55,14 +57,23 @@ pub struct Room {
     activity: AtomicI64,
     listeners: Mutex<Vec<Weak<UserWaker>>>,
     weight: NotedWeight,
+    /// The place of the latest event that did not simply follow the head.
+    latest_fork: AtomicI64,
+    /// Held while an event from another server is judged and placed, one after the other.
+    pub(super) receiving: tokio::sync::Mutex<()>,
+    pub(super) servers: Mutex<Option<KnownServers>>,
 }
 
 /// Where a room stands: the end of its graph and the state there.
 #[derive(Clone)]
 pub struct Head {
-    /// The forward extremities.
+    /// The forward extremities, the oldest first.
     pub extremities: Vec<Arc<StoredEvent>>,
+    /// Where there are several: the state after each of them.
+    pub(super) forks: Vec<State>,
+    /// The greatest depth of an extremity.
     pub depth: i64,
+    /// The current state: what the states after all extremities resolve to.
     pub state: State,
     /// The current events of [`PINNED_KINDS`] (with an empty state key).
     pub pinned: Arc<Vec<(StateKeyNid, Arc<StoredEvent>)>>,
@@ -77,14 +88,37 @@ pub struct Head {
 #[derive(Default)]
 struct Recent {
     events: VecDeque<Arc<StoredEvent>>,
-    /// No event above this place in the room is missing in `events`.
+    /// No event above this place in the room is missing in `events`; the least number when none at all
+    /// is.
     complete_above: i64,
+    /// Rises when events were put in between.
+    generation: u64,
 }
 
 impl Head {
     /// A pinned event by its type.
     pub fn find_pinned(&self, kind: &str) -> Option<&Arc<StoredEvent>> {
         self.pinned.iter().map(|(_, event)| event).find(|event| event.event.kind() == kind)
+    }
+
+    /// The state after each extremity.
+    pub(super) fn states_after(&self) -> Vec<State> {
+        match self.extremities.len() {
+            0 => Vec::new(),
+            1 => vec![self.state.clone()],
+            _ => self.forks.clone(),
+        }
+    }
+
+    /// The extremities as the store keeps them: a list of numbers, or (where there are several) of
+    /// pairs of event and state after it.
+    pub(super) fn encode_extremities(&self) -> String {
+        let nids = self.extremities.iter().map(|event| event.nid.0);
+        if self.forks.is_empty() {
+            return format!("{:?}", nids.collect::<Vec<_>>());
+        }
+        let pairs = nids.zip(&self.forks).map(|(nid, state)| [nid, state.nid().0]);
+        format!("{:?}", pairs.collect::<Vec<_>>())
     }
 
     fn weight_bytes(&self) -> u64 {
@@ -110,10 +144,13 @@ impl Room {
             epoch: Arc::default(),
             committed: ArcSwap::new(Arc::clone(&head)),
             speculative: Mutex::new(head),
-            recent: Mutex::new(Recent { events: VecDeque::new(), complete_above }),
+            recent: Mutex::new(Recent { events: VecDeque::new(), complete_above, generation: 0 }),
             activity,
             listeners: Mutex::default(),
             weight: NotedWeight::default(),
+            latest_fork: AtomicI64::new(0),
+            receiving: tokio::sync::Mutex::default(),
+            servers: Mutex::default(),
         }
     }
 
@@ -124,6 +161,20 @@ impl Room {
     /// Where the room stands as far as it is committed.
     pub fn head(&self) -> Arc<Head> {
         self.committed.load_full()
+    }
+
+    /// The place of the latest event that did not simply follow the head; 0 when there is none.
+    pub(super) fn latest_fork(&self) -> i64 {
+        self.latest_fork.load(Ordering::Acquire)
+    }
+
+    /// Whether, above a place, the current state did not simply follow the events.
+    pub fn has_fork_above(&self, ordering: i64) -> bool {
+        self.latest_fork() > ordering
+    }
+
+    pub(super) fn note_fork(&self, ordering: i64) {
+        self.latest_fork.fetch_max(ordering, Ordering::AcqRel);
     }
 
     /// The latest position of anything that every member's sync carries.
@@ -177,7 +228,7 @@ impl Room {
     /// no more. The flag says whether there are older ones.
     pub fn recent(&self, limit: usize) -> Option<(Vec<Arc<StoredEvent>>, bool)> {
         let recent = self.recent.lock();
-        let complete = recent.complete_above <= 0;
+        let complete = recent.complete_above == i64::MIN;
         if recent.events.len() < limit && !complete {
             return None;
         }
@@ -186,9 +237,17 @@ impl Room {
     }
 
     /// Adds events from the database, newest first and directly below what is at hand;
-    /// `reached_start` when there are none below them.
-    pub(super) fn extend_recent(&self, older: &[Arc<StoredEvent>], reached_start: bool) {
+    /// `reached_start` when there are none below them. `generation` is that of before they were read.
+    pub(super) fn extend_recent(
+        &self,
+        older: &[Arc<StoredEvent>],
+        reached_start: bool,
+        generation: u64,
+    ) {
         let mut recent = self.recent.lock();
+        if recent.generation != generation {
+            return;
+        }
         for event in older {
             let expected = recent.events.front().map_or(i64::MAX, |front| front.ordering());
             if event.ordering() < expected
@@ -201,19 +260,29 @@ impl Room {
         }
         let has_all = older.last().is_none_or(|last| last.ordering() > recent.complete_above);
         if reached_start && has_all {
-            recent.complete_above = 0;
+            recent.complete_above = i64::MIN;
         }
     }
 
-    /// Where the events at hand begin: all above this place are there.
-    pub(super) fn recent_complete_above(&self) -> i64 {
-        self.recent.lock().complete_above
+    /// Lets go of the events at hand, since others were put between or below them.
+    pub(super) fn forget_recent(&self) {
+        let mut recent = self.recent.lock();
+        recent.generation += 1;
+        let newest = recent.events.back().map_or(recent.complete_above, |event| event.ordering());
+        recent.events.clear();
+        recent.complete_above = newest.max(self.committed.load().latest_position * ORDERING_STEP);
+    }
+
+    /// Where the events at hand begin: all above this place are there. And their generation.
+    pub(super) fn recent_complete_above(&self) -> (i64, u64) {
+        let recent = self.recent.lock();
+        (recent.complete_above, recent.generation)
     }
 
     /// Applies a commit: the new head and the events that led to it.
     pub(super) fn apply(&self, head: Head, events: &[Arc<StoredEvent>]) {
         let mut recent = self.recent.lock();
-        for event in events {
+        for event in events.iter().filter(|event| !event.is_hidden()) {
             recent.events.push_back(Arc::clone(event));
             if recent.events.len() > RECENT_EVENTS_MAX
                 && let Some(oldest) = recent.events.pop_front()

@@ -2,50 +2,81 @@
 //! backwards, events between (server-server API, "Retrieving events", "Backfilling and retrieving
 //! missing events"). Not for who may ask: whether the server is in the room is for the caller.
 
-use std::sync::Arc;
+use std::{
+    collections::{BinaryHeap, HashSet},
+    sync::Arc,
+};
 
-use ruma::{EventId, OwnedEventId, OwnedServerName, ServerName};
+use ruma::{EventId, OwnedEventId, ServerName};
 
 use super::{
-    event_store::StoredEvent, receive::ReceiveError, registry::Rooms, room::Room, state::State,
+    event_store::{StoredEvent, event_id_of_key},
+    registry::Rooms,
+    room::Room,
+    server_view::ServerView,
+    state::State,
 };
-use crate::{protocol::event::Event, storage::StorageError};
+use crate::{
+    protocol::event::Event,
+    storage::{self, EventNid, StorageError},
+};
 
 /// Events in one answer of `backfill`.
 pub const BACKFILL_EVENTS_MAX: usize = 100;
 /// Events that one authorisation chain may have before an answer is refused.
 pub const AUTH_CHAIN_EVENTS_MAX: usize = 200_000;
+/// Events of a state read at once.
+const STATE_CHUNK: usize = 500;
+/// Events looked at for one answer, per event asked for: rejected ones lie between.
+const SCAN_FACTOR: usize = 4;
 
 impl Rooms {
     /// The state before an event of the graph (not an outlier); None when it is not known here.
     /// Shared and cheap; read its events with [`Rooms::load_state_events`].
     pub async fn state_before(
         &self,
-        _room: &Room,
-        _event: &EventId,
+        room: &Room,
+        event: &EventId,
     ) -> Result<Option<Arc<State>>, StorageError> {
-        Ok(None)
+        match self.find_any_event(room, event).await? {
+            Some(event) if event.is_in_graph() => self.load_state(event.state_nid).await.map(Some),
+            _ => Ok(None),
+        }
     }
 
     /// The events of a state, in no particular order, in chunks so that big ones can be streamed:
     /// `chunk` counts from 0, an empty answer is the end.
     pub async fn load_state_events(
         &self,
-        _room: &Room,
-        _state: &State,
-        _chunk: usize,
+        room: &Room,
+        state: &State,
+        chunk: usize,
     ) -> Result<Vec<Arc<StoredEvent>>, StorageError> {
-        Ok(Vec::new())
+        let nids: Vec<EventNid> =
+            state.iter().skip(chunk * STATE_CHUNK).take(STATE_CHUNK).map(|(_, nid)| nid).collect();
+        self.0.events.load(room.facts(), &nids).await
     }
 
     /// The authorisation chain of these events of the room, without themselves unless one is in
     /// another's chain; at most [`AUTH_CHAIN_EVENTS_MAX`]. IDs that are not known are passed over.
     pub async fn auth_chain(
         &self,
-        _room: &Room,
-        _ids: &[OwnedEventId],
+        room: &Room,
+        ids: &[OwnedEventId],
     ) -> Result<Vec<Arc<StoredEvent>>, StorageError> {
-        Ok(Vec::new())
+        let mut chain = Vec::new();
+        let mut seen: HashSet<EventNid> = HashSet::new();
+        let mut level = self.load_here(room, ids.iter().map(|id| &**id)).await?;
+        while !level.is_empty() && chain.len() < AUTH_CHAIN_EVENTS_MAX {
+            let parents = level.values().flat_map(|event| event.event.auth_events());
+            let parents: HashSet<&EventId> = parents.collect();
+            let mut next = self.load_here(room, parents.into_iter()).await?;
+            next.retain(|_, event| seen.insert(event.nid));
+            chain.extend(next.values().cloned());
+            level = next;
+        }
+        chain.truncate(AUTH_CHAIN_EVENTS_MAX);
+        Ok(chain)
     }
 
     /// These events and what came before them, newest first, at most `limit` (itself at most
@@ -54,63 +85,104 @@ impl Rooms {
     /// name them.
     pub async fn events_backwards(
         &self,
-        _room: &Arc<Room>,
-        _from: &[OwnedEventId],
-        _limit: usize,
-        _server: &ServerName,
+        room: &Arc<Room>,
+        from: &[OwnedEventId],
+        limit: usize,
+        server: &ServerName,
     ) -> Result<Vec<Arc<Event>>, StorageError> {
-        Ok(Vec::new())
+        let limit = limit.min(BACKFILL_EVENTS_MAX);
+        let mut walk = Walk::default();
+        let start = self.load_here(room, from.iter().map(|id| &**id)).await?;
+        let asked: HashSet<EventNid> = start.values().map(|event| event.nid).collect();
+        walk.add(start.into_values());
+        let mut view = ServerView::new(self, room, server);
+        let mut found = Vec::new();
+        while let Some(event) = walk.next()
+            && found.len() < limit
+            && walk.seen.len() < limit.max(1) * SCAN_FACTOR * STATE_CHUNK
+        {
+            walk.add(self.load_here(room, event.event.prev_events()).await?.into_values());
+            let is_asked_only = event.is_hidden() && asked.contains(&event.nid);
+            if !event.is_rejected() && !is_asked_only {
+                found.push(view.show(&event).await?);
+            }
+        }
+        Ok(found)
     }
 
     /// The events between `earliest` and `latest` without both ends, oldest first, at most `limit`,
     /// as `server` may see them (`POST /get_missing_events`).
     pub async fn missing_events(
         &self,
-        _room: &Arc<Room>,
-        _latest: &[OwnedEventId],
-        _earliest: &[OwnedEventId],
-        (_limit, _min_depth): (usize, i64),
-        _server: &ServerName,
+        room: &Arc<Room>,
+        latest: &[OwnedEventId],
+        earliest: &[OwnedEventId],
+        (limit, min_depth): (usize, i64),
+        server: &ServerName,
     ) -> Result<Vec<Arc<Event>>, StorageError> {
-        Ok(Vec::new())
+        let mut walk = Walk::default();
+        for known in self.load_here(room, earliest.iter().map(|id| &**id)).await?.into_values() {
+            walk.seen.insert(known.nid);
+        }
+        let ends = self.load_here(room, latest.iter().map(|id| &**id)).await?;
+        walk.seen.extend(ends.values().map(|event| event.nid));
+        for end in ends.values() {
+            walk.add(self.load_here(room, end.event.prev_events()).await?.into_values());
+        }
+        let mut view = ServerView::new(self, room, server);
+        let mut found = Vec::new();
+        while let Some(event) = walk.next()
+            && found.len() < limit
+        {
+            if event.event.depth() < min_depth {
+                continue;
+            }
+            walk.add(self.load_here(room, event.event.prev_events()).await?.into_values());
+            if !event.is_rejected() {
+                found.push(view.show(&event).await?);
+            }
+        }
+        found.reverse();
+        Ok(found)
     }
 
     /// A single event as `server` may see it, redacted where it may not (`GET /event`), with its
     /// room. None when it is not known or was rejected.
     pub async fn event_for_server(
         &self,
-        _id: &EventId,
-        _server: &ServerName,
+        id: &EventId,
+        server: &ServerName,
     ) -> Result<Option<(Arc<Room>, Arc<Event>)>, StorageError> {
-        Ok(None)
+        let Some(nid) = self.0.events.find_nid(id).await? else {
+            return Ok(None);
+        };
+        let Some(room_nid) = storage::events::find_room(&self.0.database, nid).await? else {
+            return Ok(None);
+        };
+        let Some(room) = self.load_all(&[room_nid]).await?.pop() else {
+            return Ok(None);
+        };
+        let Some(event) = self.load_of_room(&room, nid).await? else {
+            return Ok(None);
+        };
+        if event.is_rejected() || event.is_waiting() {
+            return Ok(None);
+        }
+        let shown = ServerView::new(self, &room, server).show(&event).await?;
+        Ok(Some((room, shown)))
     }
 
     /// An event of the room by ID whatever became of it: outliers, rejected and soft-failed ones
     /// too. Clients get theirs by `find_event`.
     pub async fn find_any_event(
         &self,
-        _room: &Room,
-        _id: &EventId,
+        room: &Room,
+        id: &EventId,
     ) -> Result<Option<Arc<StoredEvent>>, StorageError> {
-        Ok(None)
-    }
-
-    /// The servers with a joined user in the room, in no particular order, this one included.
-    pub async fn servers_in_room(
-        &self,
-        _room: &Arc<Room>,
-    ) -> Result<Arc<[OwnedServerName]>, StorageError> {
-        Ok(Arc::from([]))
-    }
-
-    /// Whether a server has a joined user in the room; asked with our own name: whether this server
-    /// takes part in the room, or only knows of it.
-    pub async fn is_server_in_room(
-        &self,
-        room: &Arc<Room>,
-        server: &ServerName,
-    ) -> Result<bool, StorageError> {
-        Ok(self.servers_in_room(room).await?.iter().any(|known| known == server))
+        match self.0.events.find_nid(id).await? {
+            Some(nid) => self.load_of_room(room, nid).await,
+            None => Ok(None),
+        }
     }
 
     /// Where the room's history ends here: events that are named as previous events but not known,
@@ -118,22 +190,61 @@ impl Rooms {
     /// everything is here.
     pub async fn backward_extremities(
         &self,
-        _room: &Room,
-        _ordering: i64,
-        _limit: usize,
+        room: &Room,
+        ordering: i64,
+        limit: usize,
     ) -> Result<Vec<OwnedEventId>, StorageError> {
-        Ok(Vec::new())
+        let database = &self.0.database;
+        let keys = storage::graph::list_missing(database, room.nid, ordering, limit).await?;
+        Ok(keys.iter().filter_map(|key| event_id_of_key(key, room.rules).ok()).collect())
+    }
+}
+
+/// A walk backwards through the graph, the deepest events first.
+#[derive(Default)]
+struct Walk {
+    heap: BinaryHeap<Step>,
+    seen: HashSet<EventNid>,
+}
+
+struct Step(Arc<StoredEvent>);
+
+impl Step {
+    fn key(&self) -> (i64, i64) {
+        (self.0.event.depth(), self.0.nid.0)
+    }
+}
+
+impl PartialEq for Step {
+    fn eq(&self, other: &Self) -> bool {
+        self.key() == other.key()
+    }
+}
+
+impl Eq for Step {}
+
+impl PartialOrd for Step {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Step {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.key().cmp(&other.key())
+    }
+}
+
+impl Walk {
+    fn add(&mut self, events: impl Iterator<Item = Arc<StoredEvent>>) {
+        for event in events.filter(|event| event.is_in_graph()) {
+            if self.seen.insert(event.nid) {
+                self.heap.push(Step(event));
+            }
+        }
     }
 
-    /// Takes events that `origin` answered to `backfill`: verified, in any order. They are judged,
-    /// get their places in the room's order below what names them, no sync carries them. Returns how
-    /// many are new in the timeline.
-    pub async fn import_backfilled(
-        &self,
-        _origin: &ServerName,
-        _room: &Arc<Room>,
-        _events: Vec<Arc<Event>>,
-    ) -> Result<usize, ReceiveError> {
-        Ok(0)
+    fn next(&mut self) -> Option<Arc<StoredEvent>> {
+        self.heap.pop().map(|step| step.0)
     }
 }

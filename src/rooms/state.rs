@@ -11,10 +11,24 @@ use crate::storage::{
     snapshots::{self, SnapshotRow},
 };
 
+/// State keys and the events that hold them. Clones share structure.
+pub(super) type StateMap = imbl::OrdMap<StateKeyNid, EventNid>;
+
+/// In a delta: the key has no event any more.
+const REMOVED: EventNid = EventNid(0);
+
+/// One difference between two states: the key, and its event in each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Difference {
+    pub key: StateKeyNid,
+    pub old: Option<EventNid>,
+    pub new: Option<EventNid>,
+}
+
 /// Which event holds each state key. Clones share structure.
 #[derive(Clone, Debug, Default)]
 pub struct State {
-    map: imbl::OrdMap<StateKeyNid, EventNid>,
+    map: StateMap,
     /// The snapshots from the root to here, by rising height.
     chain: Vec<Arc<Snapshot>>,
 }
@@ -63,17 +77,39 @@ impl State {
         older.map.diff(&self.map).filter_map(change).collect()
     }
 
+    pub(super) fn map(&self) -> &StateMap {
+        &self.map
+    }
+
+    /// Whether both hold the same.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        self.nid() == other.nid() || self.map.diff(&other.map).next().is_none()
+    }
+
     /// The state after one more change, whose snapshot `nid` is added to the write.
     pub fn with(
         &self,
-        (key, event): (StateKeyNid, EventNid),
+        change: (StateKeyNid, EventNid),
         nid: StateNid,
         tx: &mut WriteTx,
     ) -> Result<Self, StorageError> {
+        let (key, event) = change;
+        let (state, row) = self.with_changes(&[(key, Some(event))], nid)?;
+        snapshots::insert(tx, &row);
+        Ok(state)
+    }
+
+    /// The state after several changes at once, and the row of its snapshot `nid`. None removes a key.
+    pub(super) fn with_changes(
+        &self,
+        changes: &[(StateKeyNid, Option<EventNid>)],
+        nid: StateNid,
+    ) -> Result<(Self, SnapshotRow), StorageError> {
         let height = self.chain.last().map_or(0, |snapshot| snapshot.height) + 1;
         let floor = height - (height & -height);
         let mut chain = self.chain.clone();
-        let mut merged = imbl::OrdMap::unit(key, event);
+        let mut merged: StateMap =
+            changes.iter().map(|(key, event)| (*key, event.unwrap_or(REMOVED))).collect();
         while let Some(snapshot) = chain.pop_if(|snapshot| snapshot.height > floor) {
             for (key, event) in snapshots::decode_delta(&snapshot.delta)? {
                 // What came later is there already and stays.
@@ -83,9 +119,53 @@ impl State {
         let pairs: Vec<_> = merged.iter().map(|(key, event)| (*key, *event)).collect();
         let delta = snapshots::encode_delta(&pairs);
         let parent = chain.last().map_or(StateNid::EMPTY, |snapshot| snapshot.nid);
-        snapshots::insert(tx, &SnapshotRow { nid, parent, height, delta: delta.clone() });
+        let row = SnapshotRow { nid, parent, height, delta: delta.clone() };
         chain.push(Arc::new(Snapshot { nid, height, delta }));
-        Ok(Self { map: self.map.update(key, event), chain })
+        let mut map = self.map.clone();
+        for (key, event) in changes {
+            apply_change(&mut map, *key, event.unwrap_or(REMOVED));
+        }
+        Ok((Self { map, chain }, row))
+    }
+
+    /// The state that holds `map`, as changes of whichever of `bases` is closest to it, or on its own
+    /// where none is close. Without a row when a base holds the same.
+    pub(super) fn near(
+        bases: &[&Self],
+        map: &StateMap,
+        nid: StateNid,
+    ) -> Result<(Self, Option<SnapshotRow>), StorageError> {
+        let mut closest: Option<(&Self, Vec<Difference>)> = None;
+        for base in bases {
+            let differences = differences(&base.map, map);
+            if closest.as_ref().is_none_or(|(_, known)| differences.len() < known.len()) {
+                closest = Some((base, differences));
+            }
+        }
+        match closest {
+            Some((base, differences)) if differences.is_empty() => Ok((Self::clone(base), None)),
+            Some((base, differences)) if differences.len() * 2 <= map.len() => {
+                let changes: Vec<_> = differences.iter().map(|d| (d.key, d.new)).collect();
+                let (state, row) = base.with_changes(&changes, nid)?;
+                Ok((state, Some(row)))
+            }
+            _ if map.is_empty() => Ok((Self::default(), None)),
+            _ => {
+                let (state, row) = Self::rooted(map.clone(), nid);
+                Ok((state, Some(row)))
+            }
+        }
+    }
+
+    /// A state on its own. Its height is a power of two no smaller than the state, so that the changes
+    /// that follow do not write all of it anew soon.
+    fn rooted(map: StateMap, nid: StateNid) -> (Self, SnapshotRow) {
+        let height = (map.len().max(1) as u64).next_power_of_two().cast_signed();
+        let pairs: Vec<_> = map.iter().map(|(key, event)| (*key, *event)).collect();
+        let delta = snapshots::encode_delta(&pairs);
+        let row = SnapshotRow { nid, parent: StateNid::EMPTY, height, delta: delta.clone() };
+        let chain = vec![Arc::new(Snapshot { nid, height, delta })];
+        (Self { map, chain }, row)
     }
 
     /// Puts the rows of a chain together, oldest first.
@@ -93,7 +173,7 @@ impl State {
         let mut state = Self::default();
         for SnapshotRow { nid, height, delta, .. } in rows {
             for (key, event) in snapshots::decode_delta(&delta)? {
-                state.map.insert(key, event);
+                apply_change(&mut state.map, key, event);
             }
             state.chain.push(Arc::new(Snapshot { nid, height, delta }));
         }
@@ -105,6 +185,29 @@ impl State {
         let deltas: usize = self.chain.iter().map(|snapshot| snapshot.delta.len() + 64).sum();
         (deltas + self.map.len() * 40 + 256) as u64
     }
+}
+
+/// What differs between two states: from `old` to `new`.
+pub(super) fn differences(old: &StateMap, new: &StateMap) -> Vec<Difference> {
+    let difference = |item: imbl::ordmap::DiffItem<'_, '_, StateKeyNid, EventNid>| match item {
+        imbl::ordmap::DiffItem::Add(key, event) => {
+            Difference { key: *key, old: None, new: Some(*event) }
+        }
+        imbl::ordmap::DiffItem::Update { old: (key, old), new: (_, new) } => {
+            Difference { key: *key, old: Some(*old), new: Some(*new) }
+        }
+        imbl::ordmap::DiffItem::Remove(key, event) => {
+            Difference { key: *key, old: Some(*event), new: None }
+        }
+    };
+    old.diff(new).map(difference).collect()
+}
+
+fn apply_change(map: &mut StateMap, key: StateKeyNid, event: EventNid) {
+    match event {
+        REMOVED => map.remove(&key),
+        event => map.insert(key, event),
+    };
 }
 
 #[cfg(test)]

@@ -19,6 +19,9 @@ use crate::storage::{self, Database, StateKeyNid, StorageError, UserNid, WriteTx
 /// What a cached pair costs beside its text, bytes.
 const ENTRY_BYTES: u64 = 160;
 
+/// Pairs looked up by one query.
+const PRELOAD_STEP: usize = 500;
+
 /// The type of membership events.
 pub const MEMBER: &str = "m.room.member";
 
@@ -139,6 +142,33 @@ impl StateKeys {
         if found.is_none() && self.unstored.epoch(kind, state_key) != epoch {
             return Ok(None);
         }
+        Ok(Some(self.remember(kind, state_key, found)))
+    }
+
+    /// Looks many pairs up together, so that [`StateKeys::intern`] finds them at hand.
+    pub(super) async fn preload(&self, pairs: &[(&str, &str)]) -> Result<(), StorageError> {
+        let is_unknown = |(kind, state_key): &&(&str, &str)| {
+            self.known.peek(&PairRef(kind, state_key)).is_none()
+                && self.unstored.get(kind, state_key).is_none()
+        };
+        let unknown: Vec<_> = pairs.iter().filter(is_unknown).copied().collect();
+        for chunk in unknown.chunks(PRELOAD_STEP) {
+            let epochs: Vec<_> = chunk.iter().map(|(k, s)| self.unstored.epoch(k, s)).collect();
+            let rows = storage::state_keys::list(&self.database, chunk).await?;
+            let rows: HashMap<(&[u8], &[u8]), StateKeyNid> =
+                rows.iter().map(|(nid, kind, key)| ((&**kind, &**key), *nid)).collect();
+            for ((kind, state_key), epoch) in chunk.iter().zip(epochs) {
+                let found = rows.get(&(kind.as_bytes(), state_key.as_bytes())).copied();
+                if found.is_some() || self.unstored.epoch(kind, state_key) == epoch {
+                    self.remember(kind, state_key, found);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps what the database holds of a pair; the first of several that were made at once stays.
+    fn remember(&self, kind: &str, state_key: &str, found: Option<StateKeyNid>) -> Arc<StateKey> {
         let make = || {
             let fresh = || self.next.fetch_add(2, Ordering::Relaxed) + i64::from(kind == MEMBER);
             let key = StateKey {
@@ -151,10 +181,9 @@ impl StateKeys {
             };
             Ok::<_, Infallible>(Arc::new(key))
         };
-        // The first of several that were made at once stays.
         let pair = (Box::from(kind), Box::from(state_key));
         let Ok(key) = self.known.get_or_insert_with(&pair, make);
-        Ok(Some(key))
+        key
     }
 }
 

@@ -6,8 +6,9 @@ use super::{
     event_store::StoredEvent,
     registry::Rooms,
     room::{RECENT_EVENTS_MAX, Room},
+    state::State,
 };
-use crate::storage::{self, EventNid, ORDERING_STEP, StateKeyNid, StorageError};
+use crate::storage::{self, EventNid, ORDERING_STEP, StateKeyNid, StorageError, events::flags};
 
 /// Events of a room, oldest first.
 pub struct TimelinePart {
@@ -17,8 +18,29 @@ pub struct TimelinePart {
 }
 
 impl Rooms {
-    /// The latest `limit` events with `after < ordering <= upto`.
+    /// The latest `limit` events with `after < ordering <= upto`, without those before a gap in what is
+    /// known here.
     pub async fn latest_between(
+        &self,
+        room: &Room,
+        after: i64,
+        upto: i64,
+        limit: usize,
+    ) -> Result<TimelinePart, StorageError> {
+        let mut part = self.latest_known_between(room, after, upto, limit).await?;
+        let gaps: Vec<_> =
+            part.events.iter().enumerate().filter(|(_, event)| event.has_gap()).collect();
+        for (place, event) in gaps.into_iter().rev() {
+            if storage::graph::has_missing(&self.0.database, room.nid, event.nid).await? {
+                part.events.drain(..place);
+                part.has_older = true;
+                break;
+            }
+        }
+        Ok(part)
+    }
+
+    async fn latest_known_between(
         &self,
         room: &Room,
         after: i64,
@@ -73,17 +95,45 @@ impl Rooms {
         self.0.events.read_rows(room.facts(), rows).await
     }
 
-    /// State changes with `after < ordering < before`, oldest first.
+    /// Changes of the current state with `after < ordering < before`, oldest first; 0 stands for no
+    /// event.
     pub async fn list_state_changes(
         &self,
         room: &Room,
         range: (i64, i64),
     ) -> Result<Vec<(StateKeyNid, EventNid)>, StorageError> {
-        if let Some(events) = room.recent_above(range.0) {
+        // Behind a fork, events do not tell all that changed.
+        if let Some(events) = room.recent_above(range.0)
+            && room.latest_fork() <= range.0
+        {
             let changes = events.iter().filter(|event| event.ordering() < range.1);
             return Ok(changes.filter_map(|e| Some((e.state_key_nid?, e.nid))).collect());
         }
         storage::events::list_state_changes(&self.0.database, room.nid, range).await
+    }
+
+    /// The room's current state before the first event at or above a place.
+    pub async fn state_at(&self, room: &Room, ordering: i64) -> Result<Arc<State>, StorageError> {
+        let head = room.head();
+        let latest = head.extremities.iter().map(|event| event.ordering()).max().unwrap_or(0);
+        if ordering > latest {
+            return Ok(Arc::new(head.state.clone()));
+        }
+        let next = self.list_forwards(room, (ordering - 1, i64::MAX), 1).await?;
+        match next.first() {
+            Some(next) if !next.is_forked() => return self.load_state(next.state_nid).await,
+            Some(_) => {}
+            None => return Ok(Arc::new(head.state.clone())),
+        }
+        let before = self.list_backwards(room, (i64::MIN, ordering), 1).await?;
+        let Some(before) = before.first() else {
+            return Ok(Arc::default());
+        };
+        let database = &self.0.database;
+        match storage::graph::find_fork(database, room.nid, before.ordering()).await? {
+            Some(nid) => self.load_state(nid).await,
+            None => Ok(Arc::new(self.state_after(room, before).await?.0)),
+        }
     }
 
     /// The event closest to a time (`timestamp_to_event`).
@@ -111,13 +161,21 @@ impl Rooms {
         let Some(nid) = self.0.events.find_nid(event_id).await? else {
             return Ok(None);
         };
-        let database = &self.0.database;
+        let event = self.load_of_room(room, nid).await?;
+        Ok(event.filter(|event| event.flags & flags::HIDDEN == 0))
+    }
+
+    /// The event with this number, if it is one of the room.
+    pub(super) async fn load_of_room(
+        &self,
+        room: &Room,
+        nid: EventNid,
+    ) -> Result<Option<Arc<StoredEvent>>, StorageError> {
         if let Some(event) = self.0.events.find_cached(nid) {
             return Ok(Some(event).filter(|event| event.room_nid == room.nid));
         }
-        let rows = storage::events::list(database, &[nid]).await?;
-        let rows: Vec<_> =
-            rows.into_iter().filter(|row| row.room_nid == room.nid && row.flags & 7 == 0).collect();
+        let mut rows = storage::events::list(&self.0.database, &[nid]).await?;
+        rows.retain(|row| row.room_nid == room.nid);
         Ok(self.0.events.read_rows(room.facts(), rows).await?.pop())
     }
 
@@ -135,13 +193,13 @@ impl Rooms {
 
     /// Reads the room's latest events into memory, once.
     async fn fill_recent(&self, room: &Room) -> Result<(), StorageError> {
-        let above = room.recent_complete_above();
-        if above <= 0 || room.recent(RECENT_EVENTS_MAX / 2).is_some() {
+        let (above, generation) = room.recent_complete_above();
+        if above == i64::MIN || room.recent(RECENT_EVENTS_MAX / 2).is_some() {
             return Ok(());
         }
         let limit = RECENT_EVENTS_MAX;
         let events = self.list_backwards(room, (i64::MIN, above + 1), limit).await?;
-        room.extend_recent(&events, events.len() < limit);
+        room.extend_recent(&events, events.len() < limit, generation);
         Ok(())
     }
 }

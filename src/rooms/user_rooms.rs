@@ -14,7 +14,7 @@ use ruma::{OwnedUserId, UserId};
 use tokio::sync::OnceCell;
 
 use super::{
-    append::membership_of_number,
+    head_change::membership_of_number,
     noted_weight::{NotedWeight, NotedWeighter, Weighed, reweigh},
     registry::Rooms,
     room::Room,

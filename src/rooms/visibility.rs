@@ -62,7 +62,8 @@ impl Rooms {
             membership,
             member_event,
             now,
-            unchanged_above: changed_at.unwrap_or(0),
+            // A fork may bring old events back.
+            unchanged_above: changed_at.unwrap_or(0).max(room.latest_fork()),
         })
     }
 

@@ -13,6 +13,36 @@ pub mod flags {
     pub const OUTLIER: i64 = 4;
     pub const REDACTED: i64 = 8;
     pub const NOTIFIES: i64 = 16;
+    /// The room's current state on one side of it is not the state before it, or after it.
+    pub const FORKED: i64 = 32;
+    /// Events directly before it are missing here.
+    pub const GAP: i64 = 64;
+    /// An outlier that cannot be judged before others arrive.
+    pub const WAITING: i64 = 128;
+    /// Bits of what no timeline shows.
+    pub const HIDDEN: i64 = SOFT_FAILED | REJECTED | OUTLIER;
+}
+
+/// Where a new event lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Next in the stream; counted within the job.
+    Live(u32),
+    /// At a place in the room that no sync carries.
+    Late(i64),
+    /// Nowhere: outliers, rejected and soft-failed events.
+    Nowhere,
+}
+
+impl Place {
+    /// The cells of `ordering` and `position`.
+    fn cells(self) -> [Cell; 2] {
+        match self {
+            Self::Live(offset) => [Cell::Ordering(offset), Cell::Position(offset)],
+            Self::Late(ordering) => [ordering.into(), Cell::Null],
+            Self::Nowhere => [0.into(), Cell::Null],
+        }
+    }
 }
 
 /// A row of `events`.
@@ -35,12 +65,11 @@ pub struct EventRow {
     pub json: String,
 }
 
-/// A new event: its position and ordering are assigned at commit.
+/// A new event, or one that gets its place.
 pub struct NewEvent<'a> {
     pub nid: EventNid,
     pub room_nid: RoomNid,
-    /// Counted within the job.
-    pub position: u32,
+    pub place: Place,
     pub state_nid: StateNid,
     pub state_key_nid: Option<StateKeyNid>,
     /// The state event that it replaced.
@@ -80,7 +109,7 @@ static INSERT_TRANSACTION: Statement = Statement {
 };
 
 static REDACT: Statement = Statement {
-    table: "events_redacted",
+    table: "events_changed",
     key: 1,
     sql: "UPDATE events SET json = v.json, flags = flags | 8
           FROM (SELECT CAST(value->>0 AS BIGINT) AS nid, value->>1 AS json FROM json_each($1)) AS v
@@ -122,11 +151,12 @@ impl EventRow {
 }
 
 pub fn insert(tx: &mut WriteTx, event: &NewEvent<'_>) {
+    let [ordering, position] = event.place.cells();
     let row = vec![
         event.nid.into(),
         event.room_nid.into(),
-        Cell::Ordering(event.position),
-        Cell::Position(event.position),
+        ordering,
+        position,
         event.state_nid.into(),
         event.state_key_nid.map(|nid| nid.0).into(),
         event.flags.into(),
@@ -139,6 +169,35 @@ pub fn insert(tx: &mut WriteTx, event: &NewEvent<'_>) {
     ];
     tx.push(&INSERT, row);
     tx.push(&INSERT_KEY, vec![event.event_key.into(), event.nid.into()]);
+}
+
+static PLACE: Statement = Statement {
+    table: "events_changed",
+    key: 1,
+    sql: "UPDATE events SET ordering = v.ordering, position = v.position,
+              state_nid = v.state_nid, flags = v.flags, replaces_nid = v.replaces_nid,
+              notify_ordinal = v.notify_ordinal
+          FROM (SELECT CAST(value->>0 AS BIGINT) AS nid, CAST(value->>1 AS BIGINT) AS ordering,
+                    CAST(value->>2 AS BIGINT) AS position, CAST(value->>3 AS BIGINT) AS state_nid,
+                    CAST(value->>4 AS BIGINT) AS flags, CAST(value->>5 AS BIGINT) AS replaces_nid,
+                    CAST(value->>6 AS BIGINT) AS notify_ordinal
+                FROM json_each($1)) AS v
+          WHERE events.nid = v.nid",
+};
+
+/// Gives an event that is stored already its place in the graph.
+pub fn place(tx: &mut WriteTx, event: &NewEvent<'_>) {
+    let [ordering, position] = event.place.cells();
+    let row = vec![
+        event.nid.into(),
+        ordering,
+        position,
+        event.state_nid.into(),
+        event.flags.into(),
+        event.replaces_nid.map(|nid| nid.0).into(),
+        event.notify_ordinal.into(),
+    ];
+    tx.push(&PLACE, row);
 }
 
 /// Notes that the transaction with this hash made the event.
@@ -165,6 +224,18 @@ macro_rules! select_events {
 pub async fn list(db: &Database, nids: &[EventNid]) -> Result<Vec<EventRow>, StorageError> {
     let sql = select_events!("WHERE nid IN (SELECT CAST(value->>0 AS BIGINT) FROM json_each($1))");
     fetch(db, sql, &params![super::json_rows(nids.iter().map(|nid| nid.0))]).await
+}
+
+/// The events with these keys, in whichever room, in no particular order; those not found are left out.
+pub async fn list_nids(
+    db: &Database,
+    keys: &[Vec<u8>],
+) -> Result<Vec<(Vec<u8>, EventNid)>, StorageError> {
+    let sql = "SELECT event_key, event_nid FROM event_keys
+               WHERE event_key IN (SELECT unhex(value->>0) FROM json_each($1))";
+    let rows: Vec<(Vec<u8>, i64)> =
+        db.fetch_all(sql, &params![super::json_hex_rows(keys.iter().map(Vec::as_slice))]).await?;
+    Ok(rows.into_iter().map(|(key, nid)| (key, EventNid(nid))).collect())
 }
 
 /// The event with this key, in whichever room.
@@ -202,18 +273,22 @@ pub async fn list_forwards(
     fetch(db, sql, &params![room, after, before, limit]).await
 }
 
-/// State events of a room with `after < ordering < before`, oldest first: what changed.
+/// Changes of a room's current state with `after < ordering < before`, oldest first; 0 stands for no
+/// event.
 pub async fn list_state_changes(
     db: &Database,
     room: RoomNid,
     (after, before): (i64, i64),
 ) -> Result<Vec<(StateKeyNid, EventNid)>, StorageError> {
-    let sql = "SELECT state_key_nid, nid FROM events
-               WHERE room_nid = $1 AND ordering > $2 AND ordering < $3 AND flags & 7 = 0
+    let sql = "SELECT state_key_nid, nid, ordering FROM events
+               WHERE room_nid = $1 AND ordering > $2 AND ordering < $3 AND flags & 39 = 0
                    AND state_key_nid IS NOT NULL
+               UNION ALL
+               SELECT state_key_nid, event_nid, ordering FROM state_changes
+               WHERE room_nid = $1 AND ordering > $2 AND ordering < $3
                ORDER BY ordering";
-    let rows: Vec<(i64, i64)> = db.fetch_all(sql, &params![room, after, before]).await?;
-    Ok(rows.into_iter().map(|(key, nid)| (StateKeyNid(key), EventNid(nid))).collect())
+    let rows: Vec<(i64, i64, i64)> = db.fetch_all(sql, &params![room, after, before]).await?;
+    Ok(rows.into_iter().map(|(key, nid, _)| (StateKeyNid(key), EventNid(nid))).collect())
 }
 
 /// Events with numbers above the first and positions above the second, in the order of the stream.
@@ -259,6 +334,12 @@ pub async fn find_by_time(
     };
     let row = db.fetch_optional::<(i64,)>(sql, &params![room, timestamp_ms]).await?;
     Ok(row.map(|(nid,)| EventNid(nid)))
+}
+
+/// The room of an event.
+pub async fn find_room(db: &Database, nid: EventNid) -> Result<Option<RoomNid>, StorageError> {
+    let sql = "SELECT room_nid FROM events WHERE nid = $1";
+    Ok(db.fetch_optional::<(i64,)>(sql, &params![nid]).await?.map(|(nid,)| RoomNid(nid)))
 }
 
 /// The highest number in use.

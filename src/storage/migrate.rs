@@ -48,7 +48,8 @@ const MIGRATIONS: &[Migration] = migrations![
     "0010_status_messages",
     "0011_federation",
     "0012_erasures",
-    "0013_delayed_events"
+    "0013_delayed_events",
+    "0014_graph"
 ];
 
 /// Applies what is missing, each migration in a transaction of its own; returns the names of

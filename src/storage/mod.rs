@@ -25,6 +25,7 @@ pub mod aliases;
 pub mod directory;
 pub mod erasures;
 pub mod events;
+pub mod graph;
 pub mod media;
 pub mod memberships;
 pub mod receipts;
@@ -81,4 +82,16 @@ pub fn json_rows(numbers: impl IntoIterator<Item = i64>) -> String {
 pub fn json_text_rows<'a>(texts: impl IntoIterator<Item = &'a str>) -> String {
     let rows: Vec<_> = texts.into_iter().map(|text| [text]).collect();
     serde_json::to_string(&rows).expect("texts are always JSON")
+}
+
+/// A list of byte strings as the JSON that `json_each($1)` with `unhex(value->>0)` reads.
+pub fn json_hex_rows<'a>(keys: impl IntoIterator<Item = &'a [u8]>) -> String {
+    let mut json = String::from("[");
+    for key in keys {
+        json.push_str(if json.len() == 1 { "[" } else { ",[" });
+        value::write_hex(key, &mut json);
+        json.push(']');
+    }
+    json.push(']');
+    json
 }

@@ -80,6 +80,20 @@ pub fn save(tx: &mut WriteTx, row: &RoomRow, position: u32) {
     tx.push(&SAVE, cells);
 }
 
+static SAVE_VERSION: Statement = Statement {
+    table: "rooms",
+    key: 1,
+    sql: "UPDATE rooms SET version = v.version
+          FROM (SELECT CAST(value->>0 AS BIGINT) AS nid, value->>1 AS version
+                FROM json_each($1)) AS v
+          WHERE rooms.nid = v.nid",
+};
+
+/// Corrects the version of a room of which nothing is known yet.
+pub fn save_version(tx: &mut WriteTx, room: RoomNid, version: &str) {
+    tx.push(&SAVE_VERSION, vec![room.into(), version.into()]);
+}
+
 /// Writes what the directory shows of the room, published or not.
 pub fn save_summary(tx: &mut WriteTx, room: RoomNid, summary: &SummaryRow) {
     // Neither database takes U+0000 in text; nobody would search for it.

@@ -41,3 +41,25 @@ pub async fn load_newest(db: &Database) -> Result<StateKeyNid, StorageError> {
     let (nid,): (Option<i64>,) = db.fetch_one("SELECT max(nid) FROM state_keys", &[]).await?;
     Ok(StateKeyNid(nid.unwrap_or(1)))
 }
+
+/// The numbers of those pairs that have one, with the pair.
+pub async fn list(
+    db: &Database,
+    pairs: &[(&str, &str)],
+) -> Result<Vec<(StateKeyNid, Vec<u8>, Vec<u8>)>, StorageError> {
+    let mut rows = String::from("[");
+    for (kind, state_key) in pairs {
+        rows.push_str(if rows.len() == 1 { "[" } else { ",[" });
+        super::value::write_hex(kind.as_bytes(), &mut rows);
+        rows.push(',');
+        super::value::write_hex(state_key.as_bytes(), &mut rows);
+        rows.push(']');
+    }
+    rows.push(']');
+    let sql = "SELECT k.nid, k.kind, k.state_key
+               FROM (SELECT unhex(value->>0) AS kind, unhex(value->>1) AS state_key
+                     FROM json_each($1)) AS v
+               JOIN state_keys k ON k.kind = v.kind AND k.state_key = v.state_key";
+    let rows: Vec<(i64, Vec<u8>, Vec<u8>)> = db.fetch_all(sql, &params![rows]).await?;
+    Ok(rows.into_iter().map(|(nid, kind, key)| (StateKeyNid(nid), kind, key)).collect())
+}

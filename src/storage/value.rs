@@ -127,7 +127,7 @@ fn write_json_text(text: &str, json: &mut String) {
     json.push('"');
 }
 
-fn write_hex(bytes: &[u8], json: &mut String) {
+pub(super) fn write_hex(bytes: &[u8], json: &mut String) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     json.push('"');
     for byte in bytes {

@@ -52,16 +52,23 @@ pub(super) async fn write_stripped_state(
     let room = &place.room;
     let head = room.head();
     let mut list = JsonList::begin(out, "");
-    for event in STRIPPED_KINDS.iter().filter_map(|kind| head.find_pinned(kind)) {
-        list.next(out);
-        write_stripped_event(out, event);
-    }
-    let sender = member.event.sender().as_str();
-    if member.event.state_key() != Some(sender)
-        && let Some(inviter) = rooms.find_state_event(room, MEMBER, sender).await?
-    {
-        list.next(out);
-        write_stripped_event(out, &inviter);
+    if let Some(stripped) = rooms.find_stripped_state(member).await? {
+        for event in stripped {
+            list.next(out);
+            out.push_str(&event);
+        }
+    } else {
+        for event in STRIPPED_KINDS.iter().filter_map(|kind| head.find_pinned(kind)) {
+            list.next(out);
+            write_stripped_event(out, event);
+        }
+        let sender = member.event.sender().as_str();
+        if member.event.state_key() != Some(sender)
+            && let Some(inviter) = rooms.find_state_event(room, MEMBER, sender).await?
+        {
+            list.next(out);
+            write_stripped_event(out, &inviter);
+        }
     }
     list.next(out);
     write_stripped_event(out, member);

@@ -1,7 +1,11 @@
 //! The section `rooms.leave`: what happened until the user left.
 
-use super::{Answer, Result, account_data::NewAccountData, room_state::StateRange};
-use crate::rooms::UserRoom;
+use std::sync::Arc;
+
+use super::{
+    Answer, Result, account_data::NewAccountData, room_state::StateRange, timeline::Timeline,
+};
+use crate::rooms::{StoredEvent, UserRoom, Viewer};
 
 impl Answer<'_> {
     /// Writes one room; false when the client knows of it already or does not want it.
@@ -20,6 +24,11 @@ impl Answer<'_> {
         }
         let room = &place.room;
         let viewer = self.parts.rooms.viewer(room, &self.request.user_id).await?;
+        let rooms = &self.parts.rooms;
+        let told = rooms.events().load_one(room.facts(), place.event).await?;
+        if !told.is_in_graph() {
+            return self.write_ended(out, &viewer, &told).await;
+        }
         let Some(member) = viewer.member_event() else {
             return Ok(false);
         };
@@ -37,6 +46,24 @@ impl Answer<'_> {
             self.write_state(out, &viewer, &range, &[]).await?;
         }
         self.write_room_account_data(out, room, data);
+        out.remove(start);
+        out.push('}');
+        Ok(true)
+    }
+
+    /// Writes the end of an invitation or knock in a room that this server is not in: all that is known
+    /// of the room is this event.
+    async fn write_ended(
+        &self,
+        out: &mut String,
+        viewer: &Viewer,
+        member: &Arc<StoredEvent>,
+    ) -> Result<bool> {
+        out.push('{');
+        let start = out.len();
+        let begins_at = self.range().1;
+        let timeline = Timeline { events: vec![Arc::clone(member)], limited: false, begins_at };
+        self.write_timeline(out, viewer, &timeline).await?;
         out.remove(start);
         out.push('}');
         Ok(true)

@@ -36,7 +36,8 @@ impl Answer<'_> {
         let filter = &self.request.filter.room.state;
         let after = self.request.use_state_after;
         let has_timeline = !range.timeline.events.is_empty() || range.timeline.limited;
-        if !range.is_full && !has_timeline {
+        let room = viewer.room();
+        if !range.is_full && !has_timeline && !room.has_fork_above(range.since) {
             return Ok(());
         }
         let mut events = Vec::new();
@@ -68,41 +69,48 @@ impl Answer<'_> {
     /// What the state at the end of the range has that the client does not know of. Without
     /// `state_after` the timeline tells the rest, so the range ends where the timeline begins.
     async fn load_changes(&self, viewer: &Viewer, range: &StateRange<'_>) -> Result<Changes> {
+        let (rooms, room) = (&self.parts.rooms, viewer.room());
         let first = range.timeline.events.first();
         let (since, timeline_begin) = (range.since, range.timeline.begins_at);
         let end = if self.request.use_state_after { range.upto + 1 } else { timeline_begin };
-        if !range.is_full && end > since {
-            let rooms = &self.parts.rooms;
-            let changes = rooms.list_state_changes(viewer.room(), (since, end)).await?;
-            return Ok(changes.into_iter().collect());
-        }
-        let state = match first {
-            Some(_) if self.request.use_state_after => self.state_at_end(viewer, range).await?,
-            Some(first) if timeline_begin == first.ordering() => {
-                self.parts.rooms.load_state(first.state_nid).await?
-            }
-            _ => self.state_at(viewer, timeline_begin).await?,
+        let mut changes: Changes = if !range.is_full && end > since {
+            rooms.list_state_changes(room, (since, end)).await?.into_iter().collect()
+        } else if range.is_full {
+            let state = match first {
+                Some(_) if self.request.use_state_after => self.state_at_end(viewer, range).await?,
+                Some(first) if timeline_begin == first.ordering() && !first.is_forked() => {
+                    rooms.load_state(first.state_nid).await?
+                }
+                _ => self.state_at(viewer, timeline_begin).await?,
+            };
+            state.iter().collect()
+        } else {
+            Changes::new()
         };
-        Ok(state.iter().collect())
+        // Where forks met, state changed without an event of the timeline.
+        if !self.request.use_state_after && room.has_fork_above(timeline_begin - 1) {
+            let told: HashSet<EventNid> = range.timeline.events.iter().map(|e| e.nid).collect();
+            let range = (timeline_begin - 1, range.upto + 1);
+            let later = rooms.list_state_changes(room, range).await?.into_iter();
+            changes.extend(later.filter(|(_, nid)| !told.contains(nid)));
+        }
+        // Clients have no notion of state that is gone.
+        changes.retain(|_, nid| nid.0 != 0);
+        Ok(changes)
     }
 
     async fn state_at_end(&self, viewer: &Viewer, range: &StateRange<'_>) -> Result<Arc<State>> {
         self.state_at(viewer, range.upto + 1).await
     }
 
-    /// The state before the first event at or above a place in the room.
+    /// The current state before the first event at or above a place in the room.
     pub(super) async fn state_at(&self, viewer: &Viewer, ordering: i64) -> Result<Arc<State>> {
         let head = viewer.head();
         let latest = head.extremities.iter().map(|event| event.ordering()).max().unwrap_or(0);
         if ordering > latest {
             return Ok(Arc::new(head.state.clone()));
         }
-        let rooms = &self.parts.rooms;
-        let next = rooms.list_forwards(viewer.room(), (ordering - 1, i64::MAX), 1).await?;
-        match next.first() {
-            Some(next) => rooms.load_state(next.state_nid).await,
-            None => Ok(Arc::new(head.state.clone())),
-        }
+        self.parts.rooms.state_at(viewer.room(), ordering).await
     }
 
     /// Of memberships only those that are needed: of the timeline's senders, of heroes, the
@@ -152,7 +160,7 @@ impl Answer<'_> {
     async fn end_state(&self, viewer: &Viewer, range: &StateRange<'_>) -> Result<Arc<State>> {
         let first: Option<&Arc<StoredEvent>> = range.timeline.events.first();
         match first {
-            Some(first) if !self.request.use_state_after => {
+            Some(first) if !self.request.use_state_after && !first.is_forked() => {
                 self.parts.rooms.load_state(first.state_nid).await
             }
             _ => self.state_at_end(viewer, range).await,

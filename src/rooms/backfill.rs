@@ -1,0 +1,126 @@
+//! History that another server answered to `backfill`: judged, placed below what names it, in no sync.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use ruma::{OwnedEventId, ServerName};
+
+use super::{
+    event_store::event_key,
+    gap::Hunt,
+    placement::{Basis, Judged, by_depth},
+    receive::{ReceiveError, Verdict},
+    registry::Rooms,
+    room::Room,
+    served::BACKFILL_EVENTS_MAX,
+};
+use crate::{protocol::event::Event, storage};
+
+impl Rooms {
+    /// Takes events that `origin` answered to `backfill`: verified, in any order. They are judged,
+    /// get their places in the room's order below what names them, no sync carries them. Returns how
+    /// many are new in the timeline.
+    pub async fn import_backfilled(
+        &self,
+        origin: &ServerName,
+        room: &Arc<Room>,
+        events: Vec<Arc<Event>>,
+    ) -> Result<usize, ReceiveError> {
+        let mut events: Vec<_> =
+            events.into_iter().filter(|event| event.room_id() == room.room_id).collect();
+        events.truncate(2 * BACKFILL_EVENTS_MAX);
+        let ids = events.iter().map(|event| event.event_id());
+        let foreign = self.find_foreign(room, ids).await?;
+        events.retain(|event| !foreign.contains(event.event_id()));
+        by_depth(&mut events);
+        let places = self.choose_places(room, &events).await?;
+        let hunt = Hunt::new(self, origin, room).await?;
+        let mut count = 0;
+        for event in &events {
+            if let Some(place) = places.get(event.event_id()) {
+                count += usize::from(self.take_old(&hunt, room, event, *place).await?);
+            }
+        }
+        Ok(count)
+    }
+
+    /// A place for each event, directly below those that name it. What nobody names gets none.
+    async fn choose_places(
+        &self,
+        room: &Room,
+        events: &[Arc<Event>],
+    ) -> Result<HashMap<OwnedEventId, i64>, ReceiveError> {
+        let mut places: HashMap<OwnedEventId, i64> = HashMap::new();
+        let mut named: HashMap<OwnedEventId, i64> = HashMap::new();
+        let mut taken: BTreeSet<i64> = BTreeSet::new();
+        for event in events.iter().rev() {
+            let id = event.event_id();
+            let key = event_key(id);
+            let children =
+                storage::graph::list_children_of_missing(&self.0.database, room.nid, &key).await?;
+            let above = children.iter().map(|(_, place)| *place).filter(|place| *place != 0);
+            let Some(above) = above.chain(named.get(id).copied()).min() else {
+                continue;
+            };
+            let mut place = self.place_below(room, above).await?;
+            while taken.contains(&place) {
+                place -= 1;
+            }
+            taken.insert(place);
+            places.insert(id.to_owned(), place);
+            for prev in event.prev_events() {
+                let lowest = named.entry(prev.to_owned()).or_insert(place);
+                *lowest = place.min(*lowest);
+            }
+        }
+        Ok(places)
+    }
+
+    /// Whether the event is new in the timeline.
+    async fn take_old(
+        &self,
+        hunt: &Hunt<'_>,
+        room: &Arc<Room>,
+        event: &Arc<Event>,
+        place: i64,
+    ) -> Result<bool, ReceiveError> {
+        let mut judged = self.judge_old(room, event, place, Basis::PrevEvents).await?;
+        if let Some(Judged::Lacking(lacking)) = &judged {
+            if !lacking.auth_events.is_empty() {
+                hunt.fetch_auth_of(event).await?;
+            }
+            if lacking.prev_events.is_empty() {
+                judged = self.judge_old(room, event, place, Basis::PrevEvents).await?;
+            } else if let Some(state) = hunt.fetch_state_before(event).await? {
+                judged = self.judge_old(room, event, place, Basis::Bridged(&state)).await?;
+            }
+        }
+        Ok(judged.is_none())
+    }
+
+    /// Judges and places; None when it was placed in the timeline.
+    async fn judge_old(
+        &self,
+        room: &Arc<Room>,
+        event: &Arc<Event>,
+        place: i64,
+        basis: Basis<'_>,
+    ) -> Result<Option<Judged>, ReceiveError> {
+        let _alone = room.receiving.lock().await;
+        match self.judge(room, event, basis).await? {
+            Judged::Allowed(placed) => {
+                self.store_late(room, &placed, place).await?;
+                self.free_waiting(room, event).await?;
+                Ok(None)
+            }
+            Judged::Rejected(placed, rejection) => {
+                let verdict = Verdict::Rejected(rejection.to_string());
+                self.store_hidden(room, &placed, &verdict).await?;
+                Ok(Some(Judged::Rejected(placed, rejection)))
+            }
+            other => Ok(Some(other)),
+        }
+    }
+}

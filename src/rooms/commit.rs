@@ -1,0 +1,181 @@
+//! The commit of an attempt: the rows that depend on all of it, and what memory learns when it is
+//! durable, or when it failed.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use ruma::OwnedUserId;
+
+use super::{
+    acceptance::Accepted,
+    append::ExtraRows,
+    attempt::Attempt,
+    event_store::StoredEvent,
+    registry::Engine,
+    room::{Head, Room},
+    state::State,
+    summary,
+    user_rooms::UserRoom,
+};
+use crate::{
+    protocol::membership::Membership,
+    storage::{self, Committed, EventNid, ORDERING_STEP, WriteTx, rooms::RoomRow},
+};
+
+/// A room is weighed again at every such position of its events.
+const WEIGHED_EVERY: i64 = 32;
+
+impl Attempt<'_> {
+    /// Queues what depends on the whole, and says what happens after the commit.
+    pub fn finish(
+        mut self,
+        room: &Arc<Room>,
+        extra: Option<ExtraRows<'_>>,
+    ) -> (Arc<Head>, Vec<Arc<StoredEvent>>, WriteTx) {
+        self.save_room(room);
+        if let Some(extra) = extra {
+            extra(&mut self.tx, self.room_nid);
+        }
+        if let Some(acceptance) = &self.known.acceptance {
+            let accepted = Accepted {
+                room,
+                head: &self.head,
+                events: &self.events,
+                positions: &self.positions,
+                joined: &self.joined,
+                redacted: &self.redacted,
+            };
+            acceptance.accept(&accepted, &mut self.tx);
+        }
+        let head = Arc::new(self.head.clone());
+        let forked = self.forked.and_then(|index| self.positions.get(index).copied());
+        let applied = Applied {
+            engine: Arc::clone(self.engine),
+            room: Arc::clone(room),
+            head: self.head,
+            events: self.events.clone(),
+            positions: self.positions,
+            memberships: self.memberships,
+            redacted: self.redacted,
+            related: self.known.related.clone(),
+            forked,
+        };
+        let mut tx = self.tx;
+        tx.guard(Arc::clone(&room.epoch), room.epoch.load(Ordering::Acquire));
+        for event in &self.events {
+            self.engine.events.remember(event);
+        }
+        let (failed_room, failed_events) = (Arc::clone(room), self.events.clone());
+        let engine = Arc::clone(self.engine);
+        tx.after_failure(move || engine.take_back(&failed_room, &failed_events));
+        let woken: Vec<_> = applied.memberships.iter().map(|(user, ..)| user.clone()).collect();
+        tx.after_commit(move |committed| applied.apply(committed));
+        let (engine, room) = (Arc::clone(self.engine), Arc::clone(room));
+        tx.after_publish(move |_| {
+            room.wake_listeners();
+            woken.iter().for_each(|user| engine.notifier.wake(user));
+        });
+        (head, self.events, tx)
+    }
+
+    fn save_room(&mut self, room: &Room) {
+        let last = self.positions.last().copied().unwrap_or(0);
+        let row = RoomRow {
+            nid: self.room_nid,
+            room_id: room.room_id.to_string(),
+            version: self.rules.version.as_str().to_owned(),
+            extremities: self.head.encode_extremities(),
+            state_nid: self.head.state.nid(),
+            depth: self.head.depth,
+            notify_ordinal: self.head.notify_ordinal,
+            latest_position: 0,
+            joined_count: self.head.joined_count,
+            invited_count: self.head.invited_count,
+        };
+        storage::rooms::save(&mut self.tx, &row, last);
+        if self.summary_changed {
+            let summary = summary::of_head(&self.head, self.rules);
+            storage::rooms::save_summary(&mut self.tx, self.room_nid, &summary);
+        }
+    }
+}
+
+/// What memory learns from a commit.
+struct Applied {
+    engine: Arc<Engine>,
+    room: Arc<Room>,
+    head: Head,
+    events: Vec<Arc<StoredEvent>>,
+    positions: Vec<u32>,
+    memberships: Vec<(OwnedUserId, Membership, Arc<StoredEvent>, usize)>,
+    redacted: Vec<(Arc<StoredEvent>, usize)>,
+    related: Vec<EventNid>,
+    /// The position of the latest event that did not simply follow the head.
+    forked: Option<u32>,
+}
+
+impl Applied {
+    fn apply(mut self, committed: Committed) {
+        for (event, offset) in self.events.iter().zip(&self.positions) {
+            event.set_committed(committed.position(*offset));
+            self.head.latest_position = committed.position(*offset);
+        }
+        // What was queued behind this one was built before the position was known.
+        if let Some(offset) = self.forked {
+            self.room.note_fork(committed.position(offset) * ORDERING_STEP);
+        }
+        for (event, _) in &self.redacted {
+            self.engine.events.remember(event);
+            self.room.replace_recent(event);
+        }
+        for target in self.related.iter().filter_map(|nid| self.engine.events.find_cached(*nid)) {
+            target.note_relation();
+        }
+        // The next reader of a state before one of these events finds it in memory.
+        self.engine.remember_state(&self.head.state);
+        let is_due = self.head.latest_position % WEIGHED_EVERY == 0;
+        self.room.apply(self.head, &self.events);
+        if is_due {
+            self.engine.reweigh(&self.room);
+        }
+        for (user, membership, event, index) in self.memberships {
+            let place = UserRoom {
+                room: Arc::clone(&self.room),
+                membership,
+                event: event.nid,
+                position: self.events[index].position(),
+                forgotten: false,
+            };
+            self.engine.users.apply(&user, place);
+        }
+    }
+}
+
+impl Engine {
+    /// Undoes in memory what could not be committed: successors are refused, and the room goes
+    /// on from where it is committed.
+    fn take_back(&self, room: &Room, events: &[Arc<StoredEvent>]) {
+        // Under the lock, so that nothing is built upon the lost head with the new epoch.
+        let mut speculative = room.speculative.lock();
+        room.epoch.fetch_add(1, Ordering::AcqRel);
+        *speculative = room.head();
+        drop(speculative);
+        events.iter().for_each(|event| self.events.forget(event.nid));
+    }
+}
+
+impl Head {
+    /// The head of a room without events.
+    pub(super) fn empty() -> Self {
+        Self {
+            extremities: Vec::new(),
+            forks: Vec::new(),
+            depth: 0,
+            state: State::default(),
+            pinned: Arc::default(),
+            notify_ordinal: 0,
+            latest_position: 0,
+            joined_count: 0,
+            invited_count: 0,
+        }
+    }
+}

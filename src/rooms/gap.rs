@@ -1,0 +1,331 @@
+//! Filling the gap before a received event: a bounded hunt for what it builds upon, through the
+//! network and without any lock, and at its end the state as another server tells it.
+
+use std::{collections::HashMap, sync::Arc};
+
+use ruma::{OwnedEventId, OwnedServerName, ServerName};
+
+use super::{
+    placement::{Basis, Lacking, by_depth},
+    receive::{Advice, ReceiveError, Taking, Verdict},
+    registry::Rooms,
+    room::Room,
+    source::{EventSource, FETCH_EVENTS_MAX, MISSING_EVENTS_MAX, OTHERS_MAX, Question},
+    state::State,
+};
+use crate::{
+    protocol::{event::Event, policy_server::PolicyServer},
+    storage::StorageError,
+};
+
+/// Rounds of asking for events before an event: a gap of so many times [`MISSING_EVENTS_MAX`] is filled,
+/// a longer one is bridged by its state.
+const GAP_ROUNDS_MAX: usize = 5;
+/// Rounds of asking for authorisation events that are named by those that came.
+const AUTH_ROUNDS_MAX: usize = 10;
+/// Ends of a gap for which the state is asked.
+const BRIDGES_MAX: usize = 5;
+/// A state is asked for as events, not as IDs, when more of it is unknown.
+const SINGLE_EVENTS_MAX: usize = 500;
+
+/// A state counts as known when at most one in so many of its events cannot be had: signed with lost keys,
+/// or broken.
+const ABSENT_SHARE: usize = 50;
+
+/// The hunt for what one event lacks.
+pub(super) struct Hunt<'a> {
+    rooms: &'a Rooms,
+    room: &'a Arc<Room>,
+    origin: &'a ServerName,
+    others: Vec<OwnedServerName>,
+    source: Option<Arc<dyn EventSource>>,
+    /// Events that came and lack something themselves.
+    open: HashMap<OwnedEventId, (Arc<Event>, Lacking)>,
+}
+
+impl<'a> Hunt<'a> {
+    pub async fn new(
+        rooms: &'a Rooms,
+        origin: &'a ServerName,
+        room: &'a Arc<Room>,
+    ) -> Result<Self, StorageError> {
+        let servers = rooms.servers_in_room(room).await?;
+        let is_other = |name: &&OwnedServerName| **name != origin && **name != rooms.server_name();
+        let others = servers.iter().filter(is_other).take(OTHERS_MAX).cloned().collect();
+        let source = rooms.0.source.read().clone();
+        Ok(Self { rooms, room, origin, others, source, open: HashMap::new() })
+    }
+
+    pub fn question(&self) -> Question<'_> {
+        Question {
+            room_id: &self.room.room_id,
+            rules: self.room.rules,
+            origin: self.origin,
+            others: &self.others,
+        }
+    }
+
+    /// Takes the event, with whatever has to be fetched for it, or keeps it waiting.
+    pub async fn bring_home(mut self, event: &Arc<Event>) -> Result<Verdict, ReceiveError> {
+        match self.take(event, Basis::PrevEvents).await? {
+            Taking::Done(verdict) => return Ok(verdict),
+            Taking::Lacking(lacking) => self.note(event, lacking),
+        }
+        if let Some(source) = self.source.clone() {
+            self.fill(&*source).await?;
+            if self.open.contains_key(event.event_id()) {
+                self.bridge(&*source).await?;
+            }
+        }
+        // What is still open waits; the event itself may have been set free by what came.
+        let open: Vec<_> = self.open.values().cloned().collect();
+        for (open, lacking) in &open {
+            let _alone = self.room.receiving.lock().await;
+            self.rooms.store_waiting(self.room, open, lacking).await?;
+        }
+        match self.open.get(event.event_id()) {
+            Some((_, lacking)) => Ok(Verdict::Waiting(lacking.all())),
+            None => self.verdict_of(event).await,
+        }
+    }
+
+    /// What became of an event that was taken on the way.
+    async fn verdict_of(&self, event: &Event) -> Result<Verdict, ReceiveError> {
+        let stored = self.rooms.find_any_event(self.room, event.event_id()).await?;
+        let Some(stored) = stored else {
+            return Err(ReceiveError::Contended);
+        };
+        let reason = crate::storage::graph::find_verdict(self.rooms.database(), stored.nid).await?;
+        Ok(match (stored.is_rejected(), stored.is_hidden()) {
+            (true, _) => Verdict::Rejected(reason.unwrap_or_default()),
+            (_, true) => Verdict::SoftFailed(reason.unwrap_or_default()),
+            _ => Verdict::Accepted,
+        })
+    }
+
+    fn note(&mut self, event: &Arc<Event>, lacking: Lacking) {
+        self.open.insert(event.event_id().to_owned(), (Arc::clone(event), lacking));
+    }
+
+    async fn take(&mut self, event: &Arc<Event>, basis: Basis<'_>) -> Result<Taking, ReceiveError> {
+        let is_discouraged = self.is_discouraged(event).await?;
+        let advice = Advice { basis, is_discouraged };
+        let taking = self.rooms.take(self.room, event, advice).await?;
+        match &taking {
+            Taking::Done(_) => {
+                self.open.remove(event.event_id());
+            }
+            Taking::Lacking(lacking) => self.note(event, lacking.clone()),
+        }
+        Ok(taking)
+    }
+
+    /// Check 7: the room's policy server, if it has one.
+    async fn is_discouraged(&self, event: &Event) -> Result<bool, StorageError> {
+        let head = self.room.head();
+        let policy = head.find_pinned("m.room.policy");
+        let Some(policy) = policy.and_then(|policy| PolicyServer::of_state(&policy.event)) else {
+            return Ok(false);
+        };
+        if policy.check(event, self.room.rules).is_ok()
+            || !self.rooms.is_server_in_room(self.room, &policy.via).await?
+        {
+            return Ok(false);
+        }
+        match &self.source {
+            Some(source) => Ok(!source.is_recommended(self.question(), &policy, event).await),
+            None => Ok(true),
+        }
+    }
+
+    /// Asks for authorisation events and for events in between, round by round.
+    async fn fill(&mut self, source: &dyn EventSource) -> Result<(), ReceiveError> {
+        for _ in 0..GAP_ROUNDS_MAX {
+            self.fetch_auth_events(source).await?;
+            let latest = self.ends();
+            if latest.is_empty() {
+                return Ok(());
+            }
+            let head = self.room.head();
+            let extremities = head.extremities.iter().rev().take(MISSING_EVENTS_MAX);
+            let earliest: Vec<OwnedEventId> =
+                extremities.map(|event| event.event.event_id().to_owned()).collect();
+            let came = source.fetch_missing(self.question(), &earliest, &latest).await;
+            let mut fresh: Vec<Arc<Event>> = came
+                .into_iter()
+                .take(MISSING_EVENTS_MAX)
+                .filter(|event| event.room_id() == self.room.room_id)
+                .filter(|event| !self.open.contains_key(event.event_id()))
+                .collect();
+            let ids = fresh.iter().map(|event| event.event_id());
+            let foreign = self.rooms.find_foreign(self.room, ids).await?;
+            fresh.retain(|event| !foreign.contains(event.event_id()));
+            by_depth(&mut fresh);
+            let mut has_new = false;
+            for event in &fresh {
+                has_new |= !matches!(
+                    self.take(event, Basis::PrevEvents).await?,
+                    Taking::Done(Verdict::Known)
+                );
+            }
+            if !has_new {
+                return Ok(());
+            }
+            self.retry().await?;
+        }
+        Ok(())
+    }
+
+    /// The open events before which something is missing that has not come.
+    fn ends(&self) -> Vec<OwnedEventId> {
+        let open = self.open.iter().filter(|(_, (_, lacking))| {
+            let is_open = |id: &OwnedEventId| self.open.contains_key(id);
+            lacking.prev_events.iter().any(|id| !is_open(id))
+        });
+        open.map(|(id, _)| id.clone()).take(MISSING_EVENTS_MAX).collect()
+    }
+
+    /// Takes what lacks nothing any more, the earliest first.
+    async fn retry(&mut self) -> Result<(), ReceiveError> {
+        loop {
+            let mut events: Vec<_> =
+                self.open.values().map(|(event, _)| Arc::clone(event)).collect();
+            by_depth(&mut events);
+            let before = events.len();
+            for event in &events {
+                self.take(event, Basis::PrevEvents).await?;
+            }
+            if self.open.len() == before {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Fetches the authorisation events that open events lack, and what those lack.
+    async fn fetch_auth_events(&mut self, source: &dyn EventSource) -> Result<(), ReceiveError> {
+        let lacks_auth = |(event, lacking): &(Arc<Event>, Lacking)| {
+            (!lacking.auth_events.is_empty()).then(|| Arc::clone(event))
+        };
+        let open: Vec<Arc<Event>> = self.open.values().filter_map(lacks_auth).collect();
+        if open.is_empty() {
+            return Ok(());
+        }
+        for event in &open {
+            let chain = source.fetch_event_auth(self.question(), event.event_id()).await;
+            self.import(source, chain).await?;
+        }
+        self.retry().await
+    }
+
+    /// Fetches what one event lacks for its authorisation.
+    pub async fn fetch_auth_of(&self, event: &Event) -> Result<(), ReceiveError> {
+        let Some(source) = self.source.clone() else {
+            return Ok(());
+        };
+        let chain = source.fetch_event_auth(self.question(), event.event_id()).await;
+        self.import(&*source, chain).await
+    }
+
+    /// The state before an event, if anybody tells it.
+    pub async fn fetch_state_before(&self, event: &Event) -> Result<Option<State>, ReceiveError> {
+        match self.source.clone() {
+            Some(source) => self.fetch_state(&*source, event).await,
+            None => Ok(None),
+        }
+    }
+
+    /// Stores events as outliers, and fetches singly what they name and nobody brought.
+    async fn import(
+        &self,
+        source: &dyn EventSource,
+        events: Vec<Arc<Event>>,
+    ) -> Result<(), ReceiveError> {
+        let mut events = events;
+        for _ in 0..AUTH_ROUNDS_MAX {
+            let here = {
+                let _alone = self.room.receiving.lock().await;
+                self.rooms.import_outliers(self.room, &events).await?
+            };
+            let came = |id: &OwnedEventId| events.iter().any(|event| event.event_id() == *id);
+            let named = events.iter().flat_map(|event| event.auth_events().map(ToOwned::to_owned));
+            let mut wanted: Vec<OwnedEventId> =
+                named.filter(|id| !here.contains_key(id) && !came(id)).collect();
+            wanted.sort_unstable();
+            wanted.dedup();
+            wanted.truncate(FETCH_EVENTS_MAX);
+            if wanted.is_empty() {
+                return Ok(());
+            }
+            let fetched = source.fetch_events(self.question(), &wanted).await;
+            if fetched.is_empty() {
+                return Ok(());
+            }
+            events.extend(fetched);
+        }
+        Ok(())
+    }
+
+    /// Bridges what could not be filled: takes the earliest open events upon the state before them as
+    /// the origin tells it, then those behind them.
+    async fn bridge(&mut self, source: &dyn EventSource) -> Result<(), ReceiveError> {
+        for _ in 0..BRIDGES_MAX {
+            let ends = self.ends();
+            let mut events: Vec<Arc<Event>> =
+                ends.iter().filter_map(|id| Some(Arc::clone(&self.open.get(id)?.0))).collect();
+            by_depth(&mut events);
+            let Some(event) = events.first() else {
+                return Ok(());
+            };
+            let Some(state) = self.fetch_state(source, event).await? else {
+                return Ok(());
+            };
+            if let Taking::Lacking(_) = self.take(event, Basis::Bridged(&state)).await? {
+                return Ok(());
+            }
+            self.retry().await?;
+        }
+        Ok(())
+    }
+
+    /// The state before an event as the network tells it; every event of it is judged by its own
+    /// authorisation events.
+    async fn fetch_state(
+        &self,
+        source: &dyn EventSource,
+        event: &Event,
+    ) -> Result<Option<State>, ReceiveError> {
+        let id = event.event_id();
+        let Some(ids) = source.fetch_state_ids(self.question(), id).await else {
+            return Ok(None);
+        };
+        let all = || ids.state.iter().chain(&ids.auth_chain);
+        let here = self.rooms.load_here(self.room, all().map(|id| &**id)).await?;
+        let mut unknown: Vec<OwnedEventId> =
+            all().filter(|id| !here.contains_key(*id)).cloned().collect();
+        unknown.sort_unstable();
+        unknown.dedup();
+        if unknown.len() > SINGLE_EVENTS_MAX {
+            if let Some(fetched) = source.fetch_state(self.question(), id).await {
+                let events = fetched.state.into_iter().chain(fetched.auth_chain).collect();
+                self.import(source, events).await?;
+            }
+        } else {
+            let mut events = Vec::with_capacity(unknown.len());
+            for chunk in unknown.chunks(FETCH_EVENTS_MAX) {
+                events.extend(source.fetch_events(self.question(), chunk).await);
+            }
+            self.import(source, events).await?;
+        }
+        let here = self.rooms.load_here(self.room, ids.state.iter().map(|id| &**id)).await?;
+        let absent = ids.state.len().saturating_sub(here.len());
+        if absent * ABSENT_SHARE > ids.state.len() || here.is_empty() {
+            return Ok(None);
+        }
+        let head = self.room.head();
+        let (state, row) = self.rooms.state_of(here.into_values(), &[&head.state])?;
+        if let Some(row) = row {
+            self.rooms.store_snapshot(&row).await?;
+        }
+        Ok(Some(state))
+    }
+}
