@@ -97,6 +97,7 @@ impl Viewer {
             flags: stored.flags,
             notify_ordinal: stored.notify_ordinal,
             sent_by: None,
+            redacted_by: None,
             event: Arc::new(redact_event(&stored.event, self.room().rules)),
         })
         .placed_as(stored)

@@ -60,6 +60,7 @@ impl From<ReceiveError> for MatrixError {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "M_UNKNOWN", message)
             }
             ReceiveError::Forbidden(rejection) => rejection.into(),
+            ReceiveError::NotTaken(_) => Self::forbidden(message),
             ReceiveError::BadState(_) => Self::new(StatusCode::BAD_GATEWAY, "M_UNKNOWN", message),
             ReceiveError::Storage(error) => error.into(),
         }
