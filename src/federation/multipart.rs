@@ -78,11 +78,18 @@ impl<S: Stream<Item = io::Result<Bytes>> + Send + Unpin + 'static> Multipart<S> 
         }
         // What follows on the line of the delimiter belongs to nothing.
         self.skip_behind(b"\r\n").await?;
+        while self.buffer.len() < 2 {
+            self.read_more().await?;
+        }
         let head = match self.buffer.starts_with(b"\r\n") {
             true => PartHead::default(),
-            false => PartHead::parse(&self.take_before(b"\r\n\r\n").await?),
+            false => {
+                let head = PartHead::parse(&self.take_before(b"\r\n\r\n").await?);
+                let _ = self.buffer.split_to(2);
+                head
+            }
         };
-        self.skip_behind(b"\r\n").await?;
+        let _ = self.buffer.split_to(2);
         Ok((head, Box::pin(self.into_content())))
     }
 

@@ -299,6 +299,10 @@ impl AcceptanceHook for Outbox {
 impl Acceptance for Leaving {
     fn accept(&self, accepted: &Accepted<'_>, tx: &mut WriteTx) {
         let own_name = self.outbox.0.rooms.server_name();
+        // A server that is not in the room yet has its event passed on by the one that lets it in.
+        if !self.before.iter().any(|server| server == own_name) {
+            return;
+        }
         let own = accepted.events.iter().zip(accepted.positions);
         let own = own.filter(|(event, _)| event.event.sender().server_name() == own_name);
         for (event, offset) in own {

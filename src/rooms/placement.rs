@@ -170,7 +170,10 @@ impl Rooms {
             return Ok(Err(rejection));
         }
         // A room has one create event, the first that is known.
-        if event.kind() == "m.room.create" && !room.head().extremities.is_empty() {
+        let head = room.head();
+        let known = head.find_pinned("m.room.create").map(|known| known.event.event_id());
+        let is_another = known.is_none_or(|known| known != event.event_id());
+        if event.kind() == "m.room.create" && !head.extremities.is_empty() && is_another {
             return Ok(Err(AuthRejection::CreateHasPrevEvents));
         }
         let state = self.find_judges(room, event, before).await?;

@@ -1,7 +1,7 @@
 //! A network of servers that find and trust each other: each has a name with a port of this machine
 //! and a certificate of one authority.
 
-use std::{fs, net::TcpListener, path::Path};
+use std::{fs, net::TcpListener};
 
 use hearth::{
     clock::Clock,
@@ -82,10 +82,5 @@ impl Network {
             certificate: write("certificate", certificate.pem()),
             key: write("key", key.serialize_pem()),
         }
-    }
-
-    /// The file with the authority's certificate.
-    pub fn ca_file(&self) -> std::path::PathBuf {
-        Path::join(self.directory.path(), "ca.pem")
     }
 }
