@@ -67,11 +67,7 @@ impl App {
         let config = Arc::new(config);
         let data_dir_lock = lock_data_dir(&config.server.data_dir)?;
         let signing_key = load_signing_key(&config, &clock)?;
-        let database = open_database(&config).await?;
-        for name in migrate(&database).await? {
-            tracing::info!(migration.name = name, "the database was migrated");
-        }
-        let writer = Writer::start(database.clone()).await?;
+        let (database, writer) = open_store(&config).await?;
         let notifier = Notifier::new();
         let job_bell = Arc::new(Notify::new());
         let store = (database.clone(), writer.clone());
@@ -103,13 +99,7 @@ impl App {
             (tasks.clone(), shutdown.clone()),
         )
         .await?;
-        let sync = Sync::new(
-            rooms.clone(),
-            accounts.clone(),
-            ephemeral.clone(),
-            push.counts().clone(),
-            sync_settings(&config),
-        );
+        let sync = start_sync(&config, &rooms, &accounts, (&ephemeral, &push));
         let state_events_max = config.rooms.state_events_max;
         let app = Arc::new(Self {
             rate_limits: RateLimits::new(config.rate_limits.clone()),
@@ -194,7 +184,7 @@ fn start_push(
     accounts: &Accounts,
     federation: &Federation,
 ) -> Push {
-    let memory_bytes = config.memory.share(CacheShare::Users) / 4;
+    let memory_bytes = config.memory.share(CacheShare::Push);
     let push = Push::new(rooms.database().clone(), config.server.name.clone(), memory_bytes);
     let mut hooks: Vec<Arc<dyn AcceptanceHook>> = vec![Arc::new(push.clone())];
     if federation.is_enabled() {
@@ -250,19 +240,30 @@ fn wire_federation(
     Federation::new(settings, rooms, accounts, ephemeral, (outbound, signing_key), background)
 }
 
+fn start_sync(
+    config: &Config,
+    rooms: &Rooms,
+    accounts: &Arc<Accounts>,
+    (ephemeral, push): (&Ephemeral, &Push),
+) -> Sync {
+    let counts = push.counts().clone();
+    let settings = sync_settings(config);
+    Sync::new(rooms.clone(), accounts.clone(), ephemeral.clone(), counts, settings)
+}
+
 fn sync_settings(config: &Config) -> SyncSettings {
     SyncSettings {
         timeline_limit_default: config.sync.timeline_limit_default,
         timeline_limit_max: config.sync.timeline_limit_max,
         long_poll_max: config.sync.long_poll_max,
-        memory_bytes: config.memory.share(CacheShare::Users) / 4,
+        memory_bytes: config.memory.share(CacheShare::Sync),
     }
 }
 
 fn ephemeral_settings(config: &Config) -> EphemeralSettings {
     let presence = &config.presence;
     EphemeralSettings {
-        memory_bytes: config.memory.share(CacheShare::Users) / 4,
+        memory_bytes: config.memory.share(CacheShare::Ephemeral),
         presence: PresenceSettings {
             enabled: presence.enabled,
             unavailable_after_ms: presence.unavailable_after.as_millis() as u64,
@@ -272,11 +273,9 @@ fn ephemeral_settings(config: &Config) -> EphemeralSettings {
 }
 
 fn room_settings(config: &Config) -> RoomSettings {
-    let shares =
-        [CacheShare::Events, CacheShare::Rooms, CacheShare::State, CacheShare::Identifiers];
     let retention = config.rooms.redaction_retention;
     RoomSettings {
-        memory_bytes: shares.map(|share| config.memory.share(share)).iter().sum(),
+        memory_bytes: config.memory.share(CacheShare::Rooms),
         redaction_retention_ms: retention.map(|retention| retention.as_millis() as u64),
     }
 }
@@ -301,6 +300,16 @@ fn load_signing_key(config: &Config, clock: &Clock) -> Result<SigningKey, StartE
         }
         Err(source) => Err(StartError::SigningKeyFile { path, source }),
     }
+}
+
+/// Opens the database and brings its schema up to date.
+async fn open_store(config: &Config) -> Result<(Database, Writer), StartError> {
+    let database = open_database(config).await?;
+    for name in migrate(&database).await? {
+        tracing::info!(migration.name = name, "the database was migrated");
+    }
+    let writer = Writer::start(database.clone()).await?;
+    Ok((database, writer))
 }
 
 /// Opens the configured database, without migrating it.

@@ -87,7 +87,7 @@ impl Accounts {
         notifier: Notifier,
         job_bell: Arc<Notify>,
     ) -> Result<Self, StorageError> {
-        let cache_bytes = config.memory.share(CacheShare::Users);
+        let cache_bytes = config.memory.share(CacheShare::Accounts);
         let sessions = Sessions::new(database.clone(), writer.clone(), cache_bytes / SESSIONS_PART);
         let entries = |weight: u64| (cache_bytes / PROFILES_PART / weight).max(100) as usize;
         let accounts = Self {

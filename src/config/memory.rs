@@ -11,19 +11,19 @@ pub struct MemoryConfig {
     pub budget: Size,
 }
 
-/// A cache and its part of the budget. The parts add up to the whole.
+/// A module with caches and its part of the budget. The parts add up to the whole, and each is taken once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CacheShare {
-    /// Events, ready to be sent out.
-    Events,
-    /// Rooms in memory: their heads, current state and members.
+    /// Events, states, heads and members of rooms, identifiers and their numbers.
     Rooms,
-    /// State snapshots of older points of rooms.
-    State,
-    /// Sessions, profiles and push rules of users.
-    Users,
-    /// Identifiers and their numbers.
-    Identifiers,
+    /// Sessions, profiles and settings of users.
+    Accounts,
+    /// Push rules and unread counts.
+    Push,
+    /// Receipts.
+    Ephemeral,
+    /// Which members clients know, and uploaded filters.
+    Sync,
     /// What is known about uploads, not their contents.
     Media,
 }
@@ -51,11 +51,11 @@ impl MemoryConfig {
 impl CacheShare {
     const fn percent(self) -> u64 {
         match self {
-            Self::Events => 40,
-            Self::Rooms => 25,
-            Self::State => 15,
-            Self::Users => 10,
-            Self::Identifiers => 8,
+            Self::Rooms => 84,
+            Self::Accounts => 6,
+            Self::Push => 3,
+            Self::Ephemeral => 2,
+            Self::Sync => 3,
             Self::Media => 2,
         }
     }
@@ -70,9 +70,9 @@ mod tests {
 
     #[test]
     fn shares_add_up_to_the_whole_budget() {
-        use CacheShare::{Events, Identifiers, Media, Rooms, State, Users};
+        use CacheShare::{Accounts, Ephemeral, Media, Push, Rooms, Sync};
         let sum: u64 =
-            [Events, Rooms, State, Users, Identifiers, Media].map(CacheShare::percent).iter().sum();
+            [Rooms, Accounts, Push, Ephemeral, Sync, Media].map(CacheShare::percent).iter().sum();
         assert_eq!(sum, 100);
     }
 }

@@ -156,11 +156,8 @@ impl Search<'_> {
             for hit in self.keep_fitting(step).await? {
                 page.hits.push(hit);
                 if page.hits.len() == self.request.limit {
-                    let last = page.hits.last().map(SearchPlace::behind);
-                    let is_last = |last: &SearchPlace| {
-                        candidates.last().is_some_and(|c| SearchPlace::after(c) == *last)
-                    };
-                    page.next = last.filter(|last| !is_last(last));
+                    // A full page may be followed by an empty one, as with other servers.
+                    page.next = page.hits.last().map(SearchPlace::behind);
                     return Ok(());
                 }
             }
@@ -185,7 +182,8 @@ impl Search<'_> {
         hits.sort_by(|one, two| two.rank.total_cmp(&one.rank));
         let SearchPlace { before, skipped } = self.request.from;
         let behind = skipped + self.request.limit;
-        if hits.len() > behind {
+        // A full page may be followed by an empty one, as with other servers.
+        if hits.len() >= behind {
             // What is sent meanwhile must not move the pages.
             let newest = candidates.first().map(|c| (c.origin_server_ts, c.event.0 + 1));
             let before = if skipped == 0 { newest.unwrap_or(before) } else { before };

@@ -70,7 +70,9 @@ pub async fn get_rule(
     session: UserSession,
     Path((kind, rule_id)): Path<(String, String)>,
 ) -> MatrixResult<Json<Value>> {
-    let kind = parse_kind(&kind)?;
+    // Kinds of later proposals are asked for in the hope that they are not there.
+    let no_such_kind = |_| MatrixError::not_found("There is no such kind of push rules.");
+    let kind = parse_kind(&kind).map_err(no_such_kind)?;
     with_rule(&app, &session.user_id, kind, &rule_id, |rule| match rule {
         AnyPushRuleRef::Override(rule) | AnyPushRuleRef::Underride(rule) => json!(rule),
         AnyPushRuleRef::Content(rule) => json!(rule),
