@@ -5,11 +5,12 @@
 //! command that returns when the server has been restarted). Ends with status 1 at the first thing that
 //! is wrong. Not for encryption, and not for the SDK's own caches.
 
-use std::{env, process::Command, time::Duration};
+use std::{env, pin::pin, process::Command, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
+use futures_util::StreamExt;
 use matrix_sdk::{
-    Client, Room, RoomMemberships, RoomState,
+    Client, Room, RoomMemberships, RoomState, SlidingSyncList, SlidingSyncMode,
     attachment::AttachmentConfig,
     authentication::matrix::MatrixSession,
     config::{RequestConfig, SyncSettings},
@@ -25,6 +26,7 @@ use matrix_sdk::{
             uiaa::{AuthData, Dummy},
         },
         events::{
+            StateEventType,
             receipt::ReceiptThread,
             room::{
                 MediaSource,
@@ -33,7 +35,8 @@ use matrix_sdk::{
         },
         uint,
     },
-    sync::SyncResponse,
+    sliding_sync::Version,
+    sync::{RoomUpdate, SyncResponse},
 };
 use tokio::time::{sleep, timeout};
 
@@ -57,6 +60,7 @@ async fn main() -> Result<()> {
     let room = open_room(&mut alice, &mut bob).await?;
     send_and_receive_live(&room, &mut bob).await?;
     show_typing_and_receipts(&room, &mut alice, &mut bob).await?;
+    watch_room_list(&room, &bob).await?;
     read_history(&room, &mut bob).await?;
     share_picture(&room, &mut bob).await?;
     let alice = restore_after_restart(room.room_id(), alice, &bob).await?;
@@ -195,6 +199,55 @@ async fn show_typing_and_receipts(room: &Room, alice: &mut Person, bob: &mut Per
     })
     .await?;
     done("typing, unread counts and receipts arrive");
+    Ok(())
+}
+
+/// As Element X does: a list of rooms that grows, and news while it waits.
+async fn watch_room_list(room: &Room, bob: &Person) -> Result<()> {
+    let wishes = ["m.room.name", "m.room.topic", "m.room.encryption"]
+        .map(|kind| (StateEventType::from(kind), String::new()));
+    let me = [(StateEventType::RoomMember, "$LAZY"), (StateEventType::RoomMember, "$ME")];
+    let me = me.map(|(kind, key)| (kind, key.to_owned()));
+    let list = SlidingSyncList::builder("all_rooms")
+        .sync_mode(SlidingSyncMode::new_growing(20))
+        .timeline_limit(3)
+        .required_state(wishes.into_iter().chain(me).collect());
+    // Another client of the same session, which knows nothing yet.
+    let watcher = build_client().await?;
+    let session = bob.client.matrix_auth().session().context("bob's session")?;
+    watcher.restore_session(session).await?;
+    let versions = watcher.available_sliding_sync_versions().await;
+    let is_offered = versions.iter().any(|version| matches!(version, Version::Native));
+    ensure!(is_offered, "the server does not offer sliding sync");
+    let sliding = watcher.sliding_sync("room-list")?.with_all_extensions().add_list(list);
+    let sliding = sliding.poll_timeout(LONG_POLL).build().await?;
+    let mut updates = pin!(sliding.sync());
+    let first = timeout(LIVE_MAX, updates.next()).await?.context("the first answer")??;
+    ensure!(first.rooms.iter().any(|id| id == room.room_id()), "the list lacks the room");
+    let listed = watcher.get_room(room.room_id()).context("the listed room")?;
+    ensure!(listed.name().as_deref() == Some("The library"));
+    ensure!(listed.topic().as_deref() == Some("Quiet, please"));
+    ensure!(listed.state() == RoomState::Joined && listed.joined_members_count() == 2);
+    let sent = say(room, "Seen through a window").await?;
+    let is_there = |event: &matrix_sdk::deserialized_responses::TimelineEvent| {
+        event.event_id().as_deref() == Some(&*sent)
+    };
+    let mut heard = watcher.subscribe_to_room_updates(room.room_id());
+    timeout(LIVE_MAX, async {
+        loop {
+            tokio::select! {
+                update = updates.next() => drop(update.context("the stream ended")??),
+                update = heard.recv() => match update? {
+                    RoomUpdate::Joined { updates, .. }
+                        if updates.timeline.events.iter().any(is_there) => break,
+                    _ => {}
+                },
+            }
+        }
+        anyhow::Ok(())
+    })
+    .await??;
+    done("a list of rooms shows the room, and what is said in it");
     Ok(())
 }
 
