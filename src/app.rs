@@ -17,6 +17,7 @@ use crate::{
     clock::Clock,
     config::{CacheShare, Config, DatabaseLocation},
     durable::{create_private_dirs, write_private_file},
+    encryption::Encryption,
     ephemeral::{Ephemeral, EphemeralSettings, PresenceSettings},
     federation::{Federation, FederationSettings},
     http::{RegistrationNonces, rate_limit::RateLimits},
@@ -83,6 +84,7 @@ impl App {
         .await?;
         let ephemeral = Ephemeral::new(&rooms, ephemeral_settings(&config));
         ephemeral.presence.restore().await?;
+        let encryption = start_encryption(&config, &rooms, &accounts);
         let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
         let federation = wire_federation(
             &config,
@@ -99,7 +101,7 @@ impl App {
             (tasks.clone(), shutdown.clone()),
         )
         .await?;
-        let sync = start_sync(&config, &rooms, &accounts, (&ephemeral, &push));
+        let sync = start_sync(&config, &rooms, &accounts, (&ephemeral, &encryption, &push));
         let state_events_max = config.rooms.state_events_max;
         let app = Arc::new(Self {
             rate_limits: RateLimits::new(config.rate_limits.clone()),
@@ -115,6 +117,7 @@ impl App {
             rooms,
             ephemeral,
             federation,
+            encryption,
             push,
             sliding_sync: SlidingSync::new(&sync),
             sync,
@@ -159,6 +162,7 @@ impl App {
         self.tasks.spawn(runner.run(self.shutdown.clone()));
         self.accounts.spawn_tasks(&self.tasks, &self.shutdown);
         self.ephemeral.spawn_tasks(&self.tasks, &self.shutdown);
+        self.encryption.spawn_tasks(&self.tasks, &self.shutdown);
         self.media.spawn_tasks();
         let (indexing, shutdown) = (self.search.clone().run(), self.shutdown.clone());
         self.tasks.spawn(async move { shutdown.run_until_cancelled(indexing).await });
@@ -175,6 +179,12 @@ impl App {
             }
         });
     }
+}
+
+/// Keeps keys of devices, and hears of those that go.
+fn start_encryption(config: &Config, rooms: &Rooms, accounts: &Accounts) -> Encryption {
+    let memory_bytes = config.memory.share(CacheShare::Encryption);
+    Encryption::new(rooms.clone(), accounts, memory_bytes)
 }
 
 /// Has push rules judge every event, and every change of them heard of.
@@ -244,11 +254,12 @@ fn start_sync(
     config: &Config,
     rooms: &Rooms,
     accounts: &Arc<Accounts>,
-    (ephemeral, push): (&Ephemeral, &Push),
+    (ephemeral, encryption, push): (&Ephemeral, &Encryption, &Push),
 ) -> Sync {
     let counts = push.counts().clone();
     let settings = sync_settings(config);
-    Sync::new(rooms.clone(), accounts.clone(), ephemeral.clone(), counts, settings)
+    let told = (ephemeral.clone(), encryption.clone());
+    Sync::new(rooms.clone(), accounts.clone(), told, counts, settings)
 }
 
 fn sync_settings(config: &Config) -> SyncSettings {

@@ -12,6 +12,7 @@
 //! - [`config`]: the settings, one section per file, validated whole.
 //! - [`sync`]: what a client has not seen yet.
 //! - [`rooms`]: decides what happens in rooms; the only writer of timelines.
+//! - [`encryption`]: keys of devices, cross-signing, messages to devices, backups of room keys.
 //! - [`ephemeral`]: typing, receipts, presence.
 //! - [`push`]: whom an event notifies, unread counts.
 //! - [`outbound`]: the HTTP client, server discovery.
@@ -27,6 +28,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod durable;
+pub mod encryption;
 pub mod ephemeral;
 pub mod federation;
 pub mod http;

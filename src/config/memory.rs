@@ -26,6 +26,8 @@ pub enum CacheShare {
     Sync,
     /// What is known about uploads, not their contents.
     Media,
+    /// One-time keys of devices in use, and the latest changes of device lists.
+    Encryption,
 }
 
 impl Default for MemoryConfig {
@@ -51,12 +53,13 @@ impl MemoryConfig {
 impl CacheShare {
     const fn percent(self) -> u64 {
         match self {
-            Self::Rooms => 84,
+            Self::Rooms => 76,
             Self::Accounts => 6,
             Self::Push => 3,
             Self::Ephemeral => 2,
             Self::Sync => 3,
             Self::Media => 2,
+            Self::Encryption => 8,
         }
     }
 }
@@ -70,9 +73,11 @@ mod tests {
 
     #[test]
     fn shares_add_up_to_the_whole_budget() {
-        use CacheShare::{Accounts, Ephemeral, Media, Push, Rooms, Sync};
-        let sum: u64 =
-            [Rooms, Accounts, Push, Ephemeral, Sync, Media].map(CacheShare::percent).iter().sum();
+        use CacheShare::{Accounts, Encryption, Ephemeral, Media, Push, Rooms, Sync};
+        let sum: u64 = [Rooms, Accounts, Push, Ephemeral, Sync, Media, Encryption]
+            .map(CacheShare::percent)
+            .iter()
+            .sum();
         assert_eq!(sum, 100);
     }
 }

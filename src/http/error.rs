@@ -64,6 +64,8 @@ impl MatrixError {
         exclusive(BAD_REQUEST, "M_EXCLUSIVE");
         /// 400: what is wrong with the request has no code of its own.
         bad_request(BAD_REQUEST, "M_UNKNOWN");
+        /// 400: a signature is missing or wrong.
+        invalid_signature(BAD_REQUEST, "M_INVALID_SIGNATURE");
         /// 401: no access token.
         missing_token(UNAUTHORIZED, "M_MISSING_TOKEN");
         /// 401: an access or refresh token that is not valid; see also [`Self::with_soft_logout`].

@@ -9,11 +9,12 @@ use axum::{
 
 use super::{
     client::{
-        account, account_data, admin, appservice, capabilities, create_room, delayed_events,
-        devices, filter, login, logout, media, messages, notifications, old_sync, openid, presence,
-        profile, push_rules, pushers, receipts, register, relations, reports, room_aliases,
-        room_overview, room_state, room_upgrade, rooms_membership, search, send, sliding_sync, sso,
-        sync, third_party, typing, user_directory, versions, voip,
+        account, account_data, admin, appservice, capabilities, create_room, cross_signing,
+        dehydrated_device, delayed_events, device_keys, devices, filter, login, logout, media,
+        messages, notifications, old_sync, openid, presence, profile, push_rules, pushers,
+        receipts, register, relations, reports, room_aliases, room_keys, room_overview, room_state,
+        room_upgrade, rooms_membership, search, send, sliding_sync, sso, sync, third_party,
+        to_device, typing, user_directory, versions, voip,
     },
     error::MatrixError,
     federation::{
@@ -30,6 +31,7 @@ pub fn build_router(app: AppState) -> Router {
     let routes = route_accounts(Routes::default());
     let routes = route_user_data(routes);
     let routes = route_ephemeral(routes);
+    let routes = route_encryption(routes);
     let routes = route_media(routes);
     let routes = route_membership(routes);
     let routes = route_events(routes);
@@ -145,6 +147,49 @@ fn route_accounts(routes: Routes) -> Routes {
             get(admin::get_locked).put(admin::set_locked),
         )
         .plain("/_synapse/admin/v1/register", get(admin::get_nonce).post(admin::register))
+}
+
+/// Keys of devices and rooms, messages to devices.
+fn route_encryption(routes: Routes) -> Routes {
+    let dehydrated = "/_matrix/client/unstable/org.matrix.msc3814.v1/dehydrated_device";
+    let all_keys = get(room_keys::get_all).put(room_keys::put_all).delete(room_keys::delete_all);
+    let keys_of_room =
+        get(room_keys::get_room).put(room_keys::put_room).delete(room_keys::delete_room);
+    let session_key =
+        get(room_keys::get_session).put(room_keys::put_session).delete(room_keys::delete_session);
+    routes
+        // device_keys.rs
+        .client("/keys/upload", post(device_keys::upload_keys))
+        .client("/keys/query", post(device_keys::query_keys))
+        .client("/keys/claim", post(device_keys::claim_keys))
+        .client("/keys/changes", get(device_keys::list_changes))
+        // cross_signing.rs
+        .client("/keys/device_signing/upload", post(cross_signing::upload_keys))
+        .client("/keys/signatures/upload", post(cross_signing::upload_signatures))
+        // to_device.rs
+        .client("/sendToDevice/{eventType}/{txnId}", put(to_device::send))
+        // room_keys.rs
+        .client(
+            "/room_keys/version",
+            get(room_keys::get_current_version).post(room_keys::create_version),
+        )
+        .client(
+            "/room_keys/version/{version}",
+            get(room_keys::get_version)
+                .put(room_keys::update_version)
+                .delete(room_keys::delete_version),
+        )
+        .client("/room_keys/keys", all_keys)
+        .client("/room_keys/keys/{roomId}", keys_of_room)
+        .client("/room_keys/keys/{roomId}/{sessionId}", session_key)
+        // dehydrated_device.rs
+        .plain(
+            dehydrated,
+            get(dehydrated_device::get)
+                .put(dehydrated_device::put)
+                .delete(dehydrated_device::delete),
+        )
+        .plain(&format!("{dehydrated}/{{device_id}}/events"), post(dehydrated_device::list_events))
 }
 
 /// What passes: receipts, typing, presence.

@@ -59,6 +59,11 @@ impl WriteTx {
         self.rows.push((statement, row));
     }
 
+    /// Whether there is nothing to write.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
     /// A stream position, assigned at commit.
     pub fn next_position(&mut self) -> u32 {
         self.positions += 1;

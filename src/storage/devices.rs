@@ -85,6 +85,17 @@ pub async fn find(
     Ok(row.map(StoredDevice::from))
 }
 
+/// Whether a user has a device of this ID.
+pub async fn exists_in(
+    tx: &mut WriteTransaction<'_>,
+    user_id: &str,
+    device_id: &str,
+) -> Result<bool, StorageError> {
+    let sql = "SELECT created_ts FROM devices WHERE user_id = $1 AND device_id = $2";
+    let row: Option<(i64,)> = tx.fetch_optional(sql, &params![user_id, device_id]).await?;
+    Ok(row.is_some())
+}
+
 /// Renames a device; false when there is none.
 pub async fn rename(
     tx: &mut WriteTransaction<'_>,

@@ -49,7 +49,8 @@ const MIGRATIONS: &[Migration] = migrations![
     "0011_federation",
     "0012_erasures",
     "0013_delayed_events",
-    "0014_graph"
+    "0014_graph",
+    "0015_encryption",
 ];
 
 /// Applies what is missing, each migration in a transaction of its own; returns the names of

@@ -2,6 +2,7 @@
 //! of the answer. Reads everything, decides nothing about rooms.
 
 mod account_data;
+mod device_lists;
 mod filter;
 mod invited;
 mod joined;
@@ -11,6 +12,7 @@ mod room_state;
 pub mod sliding;
 mod summary;
 mod timeline;
+mod to_device;
 mod token;
 mod wait;
 
@@ -23,7 +25,8 @@ use ruma::OwnedUserId;
 pub use token::SyncToken;
 
 use crate::{
-    accounts::Accounts, ephemeral::Ephemeral, push::Counts, rooms::Rooms, storage::StorageError,
+    accounts::Accounts, encryption::Encryption, ephemeral::Ephemeral, push::Counts, rooms::Rooms,
+    storage::StorageError,
 };
 
 /// What bounds a sync; from the section `sync` of the configuration.
@@ -58,6 +61,7 @@ struct Parts {
     rooms: Rooms,
     accounts: Arc<Accounts>,
     ephemeral: Ephemeral,
+    encryption: Encryption,
     counts: Counts,
     sent_members: SentMembers,
     filters: KnownFilters,
@@ -68,7 +72,7 @@ impl Sync {
     pub fn new(
         rooms: Rooms,
         accounts: Arc<Accounts>,
-        ephemeral: Ephemeral,
+        (ephemeral, encryption): (Ephemeral, Encryption),
         counts: Counts,
         settings: SyncSettings,
     ) -> Self {
@@ -78,6 +82,7 @@ impl Sync {
             rooms,
             accounts,
             ephemeral,
+            encryption,
             counts,
             sent_members,
             filters,

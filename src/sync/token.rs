@@ -1,14 +1,18 @@
-//! Where a sync ended: a position of the stream, and the epoch of what is volatile.
+//! Where a sync ended: a position of the stream, the epoch of what is volatile, and how far messages
+//! to the device went where there were too many for one answer.
 
 use std::{fmt, str::FromStr};
 
-/// `next_batch` and `since`, as `s<position>_<epoch>`.
+/// `next_batch` and `since`, as `s<position>_<epoch>`, or `s<position>_<epoch>_<to_device>` when
+/// messages to the device lag behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SyncToken {
     /// The stream position that the client has seen.
     pub position: i64,
     /// The epoch of typing and presence that the client has seen.
     pub volatile: u64,
+    /// The position up to which the device has its messages; at most `position`.
+    pub to_device: i64,
 }
 
 /// The text is no token of ours.
@@ -18,7 +22,11 @@ pub struct UnknownToken;
 
 impl fmt::Display for SyncToken {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "s{}_{}", self.position, self.volatile)
+        write!(formatter, "s{}_{}", self.position, self.volatile)?;
+        match self.to_device == self.position {
+            true => Ok(()),
+            false => write!(formatter, "_{}", self.to_device),
+        }
     }
 }
 
@@ -27,14 +35,17 @@ impl FromStr for SyncToken {
 
     fn from_str(text: &str) -> Result<Self, UnknownToken> {
         let digits = text.strip_prefix('s').ok_or(UnknownToken)?;
-        let (position, volatile) = digits.split_once('_').unwrap_or((digits, "0"));
         let is_number = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
-        if !is_number(position) || !is_number(volatile) {
+        let parts: Vec<&str> = digits.split('_').collect();
+        if parts.len() > 3 || !parts.iter().all(|part| is_number(part)) {
             return Err(UnknownToken);
         }
-        let position = position.parse().map_err(|_| UnknownToken)?;
-        let volatile = volatile.parse().map_err(|_| UnknownToken)?;
-        Ok(Self { position, volatile })
+        let number = |at: usize| parts.get(at).map(|part| part.parse::<i64>()).transpose();
+        let number = |at: usize| number(at).map_err(|_| UnknownToken);
+        let position = number(0)?.ok_or(UnknownToken)?;
+        let volatile = number(1)?.unwrap_or(0).cast_unsigned();
+        let to_device = number(2)?.unwrap_or(position).min(position);
+        Ok(Self { position, volatile, to_device })
     }
 }
 
@@ -44,9 +55,12 @@ mod tests {
 
     #[test]
     fn tokens_survive_the_round_trip() {
-        let token = SyncToken { position: 12, volatile: 7 };
+        let token = SyncToken { position: 12, volatile: 7, to_device: 12 };
+        assert_eq!(token.to_string(), "s12_7");
         assert_eq!(token.to_string().parse(), Ok(token));
-        for text in ["", "s", "x12_7", "s12_", "s-1_0", "12_7", "s1_2_3"] {
+        let token = SyncToken { to_device: 9, ..token };
+        assert_eq!(token.to_string().parse(), Ok(token));
+        for text in ["", "s", "x12_7", "s12_", "s-1_0", "12_7", "s1_2_", "s1_2_3_4"] {
             assert_eq!(text.parse::<SyncToken>(), Err(UnknownToken), "{text}");
         }
     }

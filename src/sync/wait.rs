@@ -47,8 +47,9 @@ impl Sync {
         let Some(since) = request.since else {
             return true;
         };
-        let mut has_news =
-            user_rooms.activity() > since.position || self.0.ephemeral.epoch() > since.volatile;
+        let mut has_news = user_rooms.activity() > since.position
+            || self.0.ephemeral.epoch() > since.volatile
+            || since.to_device < since.position;
         user_rooms.for_each(|place| {
             has_news |= place.room.activity() > since.position;
         });
@@ -71,13 +72,17 @@ impl Sync {
             ignored_users: self.ignored_users(&request.user_id).await?,
         };
         let mut out = String::with_capacity(ANSWER_BYTES);
-        let token = SyncToken { position: upto, volatile };
+        let messages = answer.load_messages().await?;
+        let token = SyncToken { position: upto, volatile, to_device: messages.upto };
         out.push_str("{\"next_batch\":\"");
         out.push_str(&token.to_string());
         out.push('"');
         let head = out.len();
         answer.write(&mut out, rooms).await?;
-        let is_empty = out.len() == head;
+        answer.write_messages(&mut out, &messages);
+        answer.write_device_lists(&mut out, rooms).await?;
+        let is_empty = out.len() == head && messages.upto == upto;
+        answer.write_key_counts(&mut out).await?;
         out.push('}');
         Ok((out, is_empty))
     }

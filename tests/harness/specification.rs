@@ -28,6 +28,11 @@ const RULINGS: &[(&str, &str, &str)] = &[
         "null is not of type \"string\"",
         "other servers give both fields always, null where the user has none, and clients' tests want them",
     ),
+    (
+        "uploadCrossSigningKeys",
+        "status 401",
+        "its prose asks for user-interactive authentication, which begins with this status",
+    ),
 ];
 
 /// Errors that every operation may answer with (Client-Server API, "Standard error response").

@@ -172,7 +172,8 @@ pub async fn get_event(
 
 fn current_token(app: &App) -> SyncToken {
     let volatile = app.ephemeral.epoch();
-    SyncToken { position: app.writer.position(), volatile }
+    let position = app.writer.position();
+    SyncToken { position, volatile, to_device: position }
 }
 
 fn limit_of(limit: Option<usize>) -> usize {

@@ -11,7 +11,7 @@ const VERSIONS: [&str; 20] = [
 ];
 
 /// What clients look for that is not part of a version yet.
-const UNSTABLE_FEATURES: [&str; 5] = [
+const UNSTABLE_FEATURES: [&str; 6] = [
     // MSC3391: account_data.rs
     "org.matrix.msc3391",
     // MSC3874: filters of events
@@ -20,6 +20,8 @@ const UNSTABLE_FEATURES: [&str; 5] = [
     "org.matrix.msc4140",
     // MSC4143: well_known.rs
     "org.matrix.msc4143",
+    // MSC3814: dehydrated_device.rs
+    "org.matrix.msc3814",
     // MSC4186: sliding_sync.rs
     "org.matrix.simplified_msc3575",
 ];

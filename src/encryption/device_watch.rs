@@ -1,0 +1,93 @@
+//! What devices leave behind when they go or change their name: `accounts` tells of it within the
+//! transaction that does it.
+
+use futures_util::future::BoxFuture;
+use ruma::UserId;
+
+use super::{Encryption, devices_in_use::DeviceName};
+use crate::{
+    accounts::manage::DeviceWatcher,
+    storage::{
+        self, StorageError, WriteTransaction, cross_signing, dehydrated_devices, device_keys,
+        device_lists, to_device,
+    },
+};
+
+impl DeviceWatcher for Encryption {
+    fn devices_deleted<'a>(
+        &'a self,
+        tx: &'a mut WriteTransaction<'_>,
+        user_id: &'a UserId,
+        device_ids: &'a [String],
+    ) -> BoxFuture<'a, Result<(), StorageError>> {
+        Box::pin(self.forget_devices(tx, user_id, device_ids))
+    }
+
+    fn device_renamed<'a>(
+        &'a self,
+        tx: &'a mut WriteTransaction<'_>,
+        user_id: &'a UserId,
+        device_id: &'a str,
+    ) -> BoxFuture<'a, Result<(), StorageError>> {
+        Box::pin(async move {
+            let keys = device_keys::find_keys_in(tx, (user_id.as_str(), device_id)).await?;
+            match keys {
+                Some(_) => self.announce_change(tx, user_id, device_id).await,
+                // Nobody has heard of it.
+                None => Ok(()),
+            }
+        })
+    }
+}
+
+impl Encryption {
+    /// Deletes all that belongs to devices; others learn of those that had keys.
+    pub(super) async fn forget_devices(
+        &self,
+        tx: &mut WriteTransaction<'_>,
+        user: &UserId,
+        device_ids: &[String],
+    ) -> Result<(), StorageError> {
+        for device in device_ids {
+            let pair = (user.as_str(), device.as_str());
+            let had_keys = device_keys::delete_of_device(tx, pair).await?;
+            to_device::delete_of_device(tx, pair).await?;
+            cross_signing::delete_signatures_on(tx, user.as_str(), device).await?;
+            dehydrated_devices::delete(tx, user.as_str(), device).await?;
+            if had_keys {
+                self.announce_change(tx, user, device).await?;
+            }
+        }
+        let names: Vec<_> = device_ids.iter().map(|device| DeviceName::new(user, device)).collect();
+        let encryption = self.clone();
+        tx.after_commit(move || {
+            for name in names {
+                encryption.0.devices.forget(&name);
+                encryption.0.requests.forget(&name);
+            }
+        });
+        Ok(())
+    }
+
+    /// Notes a change of a device and has everybody told.
+    pub(super) async fn announce_change(
+        &self,
+        tx: &mut WriteTransaction<'_>,
+        user: &UserId,
+        device: &str,
+    ) -> Result<(), StorageError> {
+        let audience = self.0.lists.audience(user).await?;
+        let position = device_lists::note_change(tx, user.as_str(), device).await?;
+        self.0.lists.announce_in(tx, user, position, audience);
+        Ok(())
+    }
+
+    /// Deletes the backups of a user who goes for good.
+    pub async fn delete_backups(
+        &self,
+        tx: &mut WriteTransaction<'_>,
+        user: &UserId,
+    ) -> Result<(), StorageError> {
+        storage::key_backup::delete_of_user(tx, user.as_str()).await
+    }
+}

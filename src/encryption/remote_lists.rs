@@ -1,0 +1,205 @@
+//! Device lists of users elsewhere with whom somebody here shares a room: fetched when they are first
+//! needed, and again after a gap in what their server told.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    time::Duration,
+};
+
+use futures_util::future::join_all;
+use ruma::{OwnedServerName, OwnedUserId, UserId};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use tokio::sync::Notify;
+
+use super::{Encryption, RemoteError, identity::text, inbound::save_cross_signing_keys};
+use crate::storage::{
+    StorageError, device_lists,
+    remote_devices::{self, RemoteDevice, RemoteList},
+};
+
+/// How long a server may take to list the devices of a user in the background.
+const BACKGROUND_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often stale lists are tried again when nothing rings.
+const RETRY_PAUSE: Duration = Duration::from_secs(60);
+/// Lists that are fetched at once.
+const FETCHED_AT_ONCE: usize = 20;
+/// Devices of one user that are believed.
+const DEVICES_MAX: usize = 10_000;
+
+/// Rings when a list became stale.
+#[derive(Default)]
+pub(super) struct RemoteLists(Notify);
+
+/// What became of lists that were needed.
+#[derive(Default)]
+pub(super) struct Refreshed {
+    /// Users whose lists are up to date now.
+    pub fresh: Vec<OwnedUserId>,
+    pub failures: BTreeMap<OwnedServerName, RemoteError>,
+}
+
+/// The answer of `GET /user/devices/{userId}`.
+#[derive(Debug, Deserialize)]
+struct FetchedList {
+    stream_id: i64,
+    devices: Vec<FetchedDevice>,
+    master_key: Option<Map<String, Value>>,
+    self_signing_key: Option<Map<String, Value>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct FetchedDevice {
+    device_id: String,
+    keys: Option<Map<String, Value>>,
+    device_display_name: Option<String>,
+}
+
+impl RemoteLists {
+    pub fn ring(&self) {
+        self.0.notify_one();
+    }
+}
+
+impl Encryption {
+    /// Brings the lists of those up to date who share a room with somebody here; the others' are
+    /// not kept, since nobody tells of their changes.
+    pub(super) async fn refresh_remote_lists(
+        &self,
+        users: &[&UserId],
+        timeout: Duration,
+    ) -> Result<Refreshed, StorageError> {
+        let mut refreshed = Refreshed::default();
+        let mut shared = Vec::new();
+        for user in users {
+            if !self.0.rooms.rooms_of(user).await?.list_joined().is_empty() {
+                shared.push(*user);
+            }
+        }
+        let names: Vec<&str> = shared.iter().map(|user| user.as_str()).collect();
+        let fresh = remote_devices::list_fresh(self.0.rooms.database(), &names).await?;
+        let is_fresh = |user: &UserId| fresh.iter().any(|known| known == user.as_str());
+        let fetched = shared
+            .iter()
+            .filter(|user| !is_fresh(user))
+            .map(|user| async move { (*user, self.fetch_list(user, timeout).await) });
+        for (user, fetched) in join_all(fetched).await {
+            match fetched? {
+                Ok(()) => refreshed.fresh.push(user.to_owned()),
+                Err(error) => {
+                    refreshed.failures.insert(user.server_name().to_owned(), error);
+                }
+            }
+        }
+        refreshed.fresh.extend(fresh.iter().filter_map(|user| UserId::parse(user).ok()));
+        Ok(refreshed)
+    }
+
+    /// Fetches stale lists whenever there are some.
+    pub(super) async fn run_resyncs(self) {
+        loop {
+            if let Err(error) = self.resync_stale().await {
+                tracing::warn!(%error, "device lists were not fetched again");
+            }
+            let rung = self.0.remote_lists.0.notified();
+            let _ = tokio::time::timeout(RETRY_PAUSE, rung).await;
+        }
+    }
+
+    async fn resync_stale(&self) -> Result<(), StorageError> {
+        if self.0.remote.get().is_none() {
+            return Ok(());
+        }
+        let stale = remote_devices::list_stale(self.0.rooms.database(), 1000).await?;
+        let stale: Vec<OwnedUserId> =
+            stale.iter().filter_map(|user| UserId::parse(user).ok()).collect();
+        // A server that does not answer once is not asked again in this round.
+        let mut silent: HashSet<OwnedServerName> = HashSet::new();
+        for users in stale.chunks(FETCHED_AT_ONCE) {
+            let asked = users.iter().filter(|user| !silent.contains(user.server_name()));
+            let asked = asked
+                .map(|user| async move { (user, self.fetch_list(user, BACKGROUND_TIMEOUT).await) });
+            for (user, fetched) in join_all(asked).await {
+                if fetched?.is_err() {
+                    silent.insert(user.server_name().to_owned());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Fetches a user's list. What changes meanwhile leaves it stale.
+    async fn fetch_list(
+        &self,
+        user: &UserId,
+        timeout: Duration,
+    ) -> Result<Result<(), RemoteError>, StorageError> {
+        let Some(remote) = self.0.remote.get() else {
+            return Ok(Err(RemoteError::unreachable()));
+        };
+        self.begin_keeping(user).await?;
+        let answer = match remote.fetch_devices(user, timeout).await {
+            Ok(answer) => answer,
+            Err(error) => return Ok(Err(error)),
+        };
+        match serde_json::from_value::<FetchedList>(answer) {
+            Ok(list) => self.save_list(user, list).await.map(Ok),
+            Err(error) => Ok(Err(RemoteError::new(format!("the list of devices: {error}")))),
+        }
+    }
+
+    /// Notes changes of the user's list from now on.
+    async fn begin_keeping(&self, user: &UserId) -> Result<(), StorageError> {
+        let user = user.to_owned();
+        let begun = self.0.rooms.writer().transact(move |tx| {
+            Box::pin(async move {
+                if remote_devices::find_list(tx, user.as_str()).await?.is_some() {
+                    return Ok(());
+                }
+                let list = RemoteList { stream_id: 0, is_stale: true };
+                remote_devices::save_list(tx, user.as_str(), list).await
+            })
+        });
+        begun.await
+    }
+
+    async fn save_list(&self, user: &UserId, fetched: FetchedList) -> Result<(), StorageError> {
+        let audience = self.0.lists.audience(user).await?;
+        let (encryption, user) = (self.clone(), user.to_owned());
+        let saved = self.0.rooms.writer().transact(move |tx| {
+            Box::pin(async move {
+                let known = remote_devices::find_list(tx, user.as_str()).await?;
+                let told = known.map_or(0, |known| known.stream_id);
+                let is_stale = told > fetched.stream_id;
+                let list = RemoteList { stream_id: told.max(fetched.stream_id), is_stale };
+                remote_devices::save_list(tx, user.as_str(), list).await?;
+                let devices = read_devices(&user, fetched.devices);
+                remote_devices::replace_devices(tx, user.as_str(), &devices).await?;
+                let keys = (fetched.master_key, fetched.self_signing_key);
+                save_cross_signing_keys(tx, &user, keys).await?;
+                if told > 0 {
+                    // Somebody here may have seen the list before its gap.
+                    let position = tx.next_position();
+                    device_lists::note_list_change(tx, user.as_str(), position).await?;
+                    encryption.0.lists.announce_in(tx, &user, position, audience);
+                }
+                Ok(())
+            })
+        });
+        saved.await
+    }
+}
+
+/// The devices that name their owner.
+fn read_devices(user: &UserId, devices: Vec<FetchedDevice>) -> Vec<RemoteDevice> {
+    let devices = devices.into_iter().filter(|device| !device.device_id.contains('\0'));
+    let read = |device: FetchedDevice| {
+        let is_owner = |keys: &Map<String, Value>| {
+            text(keys, "user_id") == Some(user.as_str())
+                && text(keys, "device_id") == Some(&device.device_id)
+        };
+        let keys = device.keys.filter(is_owner).map(|keys| Value::Object(keys).to_string());
+        RemoteDevice { device_id: device.device_id, keys, display_name: device.device_display_name }
+    };
+    devices.take(DEVICES_MAX).map(read).collect()
+}
