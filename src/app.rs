@@ -14,6 +14,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use crate::http::{App, AppState};
 use crate::{
     accounts::Accounts,
+    appservices::{AppserviceError, Appservices},
     clock::Clock,
     config::{CacheShare, Config, DatabaseLocation},
     durable::{create_private_dirs, write_private_file},
@@ -58,6 +59,8 @@ pub enum StartError {
     #[error(transparent)]
     Migrate(#[from] MigrateError),
     #[error(transparent)]
+    Appservices(#[from] AppserviceError),
+    #[error(transparent)]
     Storage(#[from] StorageError),
 }
 
@@ -85,6 +88,13 @@ impl App {
         let ephemeral = Ephemeral::new(&rooms, ephemeral_settings(&config));
         ephemeral.presence.restore().await?;
         let encryption = start_encryption(&config, &rooms, &accounts);
+        let appservices = Appservices::load(
+            &config.appservices,
+            rooms.clone(),
+            accounts.clone(),
+            ephemeral.clone(),
+        )
+        .await?;
         let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
         let federation = wire_federation(
             &config,
@@ -118,6 +128,7 @@ impl App {
             ephemeral,
             federation,
             encryption,
+            appservices,
             push,
             sliding_sync: SlidingSync::new(&sync),
             sync,
@@ -163,6 +174,7 @@ impl App {
         self.accounts.spawn_tasks(&self.tasks, &self.shutdown);
         self.ephemeral.spawn_tasks(&self.tasks, &self.shutdown);
         self.encryption.spawn_tasks(&self.tasks, &self.shutdown);
+        self.appservices.spawn_tasks(&self.tasks, &self.shutdown);
         self.media.spawn_tasks();
         let (indexing, shutdown) = (self.search.clone().run(), self.shutdown.clone());
         self.tasks.spawn(async move { shutdown.run_until_cancelled(indexing).await });

@@ -13,6 +13,7 @@
 //! - [`sync`]: what a client has not seen yet.
 //! - [`rooms`]: decides what happens in rooms; the only writer of timelines.
 //! - [`encryption`]: keys of devices, cross-signing, messages to devices, backups of room keys.
+//! - [`appservices`]: bridges and bots: who they are, and what is brought to them.
 //! - [`ephemeral`]: typing, receipts, presence.
 //! - [`push`]: whom an event notifies, unread counts.
 //! - [`outbound`]: the HTTP client, server discovery.
@@ -24,6 +25,7 @@
 
 pub mod accounts;
 pub mod app;
+pub mod appservices;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -4,7 +4,13 @@
 use futures_util::future::BoxFuture;
 use ruma::{DeviceId, OwnedUserId, UserId};
 
-use super::{Accounts, flags::AccountFlags, register::RegisterError, sessions::Session};
+use super::{
+    Accounts,
+    flags::AccountFlags,
+    login::{DeviceRequest, LoginError},
+    register::RegisterError,
+    sessions::Session,
+};
 use crate::storage::{
     StorageError, WriteTransaction,
     accounts::{self, StoredAccount},
@@ -186,6 +192,40 @@ impl Accounts {
                         watcher.device_renamed(tx, &user_id, &device_id).await?;
                     }
                     Ok(renamed)
+                })
+            })
+            .await
+    }
+
+    /// Makes a device without a session, or renames it if it exists; true when it is new. For
+    /// application services (application-service API, "Device management").
+    pub async fn create_device(
+        &self,
+        user_id: &UserId,
+        device_id: &str,
+        display_name: Option<String>,
+    ) -> Result<bool, LoginError> {
+        let is_known = match &display_name {
+            Some(name) => self.rename_device(user_id, device_id, Some(name.clone())).await?,
+            None => self.find_device(user_id, device_id).await?.is_some(),
+        };
+        if is_known {
+            return Ok(false);
+        }
+        let device_id = Some(device_id.to_owned());
+        let device = DeviceRequest { device_id, display_name, can_refresh: false };
+        let device_id = self.choose_device_id(&device)?;
+        let (user_id, now_ts) = (user_id.to_owned(), self.clock.now_ms());
+        let devices_max = self.config.sessions.devices_max as i64;
+        self.writer
+            .transact(move |tx| {
+                Box::pin(async move {
+                    let (user, name) = (user_id.as_str(), device.display_name.as_deref());
+                    let is_new = devices::insert(tx, user, &device_id, name, now_ts).await?;
+                    if is_new && devices::count(tx, user).await? > devices_max {
+                        return Err(LoginError::TooManyDevices);
+                    }
+                    Ok(is_new)
                 })
             })
             .await

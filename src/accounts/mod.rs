@@ -29,8 +29,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
     changes::Changes, interactive_auth::InteractiveSessions, manage::DeviceWatcher,
-    passwords::Passwords, profiles::Profile, push_rules::PushRules, sessions::Sessions,
-    user_cache::UserCache,
+    passwords::Passwords, profiles::Profile, push_rules::PushRules, register::NameKeeper,
+    sessions::Sessions, user_cache::UserCache,
 };
 use crate::{
     clock::Clock,
@@ -75,6 +75,7 @@ pub struct Accounts {
     push_rule_cache: Arc<UserCache<PushRules>>,
     ignored_cache: Arc<UserCache<HashSet<OwnedUserId>>>,
     device_watcher: OnceLock<Arc<dyn DeviceWatcher>>,
+    name_keeper: OnceLock<Arc<dyn NameKeeper>>,
 }
 
 impl Accounts {
@@ -97,6 +98,7 @@ impl Accounts {
             profile_cache: Arc::new(UserCache::new(entries(PROFILE_WEIGHT_BYTES))),
             push_rule_cache: Arc::new(UserCache::new(entries(PUSH_RULES_WEIGHT_BYTES))),
             device_watcher: OnceLock::new(),
+            name_keeper: OnceLock::new(),
             ignored_cache: Arc::new(UserCache::new(entries(IGNORED_WEIGHT_BYTES))),
             changes: Changes::new(notifier, writer.clone()),
             config,

@@ -53,6 +53,12 @@ pub struct Registered {
     pub session: Option<NewSession>,
 }
 
+/// Knows which names application services keep for themselves; `app` registers it.
+pub trait NameKeeper: Send + Sync {
+    /// Whether a name is kept for an application service other than the one that asks.
+    fn is_kept(&self, user_id: &UserId, asking: Option<&str>) -> bool;
+}
+
 /// Why no account was made.
 #[derive(Debug, thiserror::Error)]
 pub enum RegisterError {
@@ -62,6 +68,8 @@ pub enum RegisterError {
     NameTooLong,
     #[error("this name is taken")]
     NameTaken,
+    #[error("this name is kept for an application service")]
+    Exclusive,
     #[error("a password has at least {0} characters")]
     WeakPassword(usize),
     #[error("the registration token is not valid any more")]
@@ -103,9 +111,17 @@ impl Accounts {
             .map_err(|_| RegisterError::InvalidName)
     }
 
-    /// The user ID of a wanted name that is free at this moment.
-    pub async fn check_name_is_free(&self, name: &str) -> Result<OwnedUserId, RegisterError> {
+    /// The user ID of a wanted name that is free at this moment, for somebody or for the
+    /// application service that asks.
+    pub async fn check_name_is_free(
+        &self,
+        name: &str,
+        appservice: Option<&str>,
+    ) -> Result<OwnedUserId, RegisterError> {
         let user_id = self.parse_new_name(name)?;
+        if self.name_keeper.get().is_some_and(|keeper| keeper.is_kept(&user_id, appservice)) {
+            return Err(RegisterError::Exclusive);
+        }
         match accounts::find(&self.database, user_id.as_str()).await? {
             None => Ok(user_id),
             Some(_) => Err(RegisterError::NameTaken),
@@ -182,7 +198,9 @@ impl Accounts {
     pub async fn register(&self, account: NewAccount) -> Result<Registered, RegisterError> {
         let user_id = match (&account.name, &account.guest) {
             (_, Some(guest)) => guest.clone(),
-            (Some(name), None) => self.check_name_is_free(name).await?,
+            (Some(name), None) => {
+                self.check_name_is_free(name, account.appservice_id.as_deref()).await?
+            }
             (None, None) => {
                 let name = self.clock.random_text(MADE_UP_NAME_LENGTH).to_lowercase();
                 self.parse_new_name(&name)?
@@ -237,6 +255,13 @@ impl Accounts {
             self.profile_cache.insert(&user_id, Arc::new(profile), epoch);
         }
         Ok(Registered { user_id, session })
+    }
+
+    /// Registers who knows which names are kept for others; once, at start.
+    pub fn set_name_keeper(&self, keeper: Arc<dyn NameKeeper>) {
+        if self.name_keeper.set(keeper).is_err() {
+            tracing::error!("a second keeper of names was not registered");
+        }
     }
 
     /// Makes the token for the first administrator when there is no account yet.

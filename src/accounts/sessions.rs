@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::flags::AccountFlags;
 use crate::storage::{
-    Database, StorageError, WriteTransaction, WriteTx, Writer, devices,
+    self, Database, StorageError, WriteTransaction, WriteTx, Writer, devices,
     tokens::{self, TokenHash},
 };
 
@@ -41,9 +41,23 @@ pub struct Session {
     pub is_suspended: bool,
     /// The hash of the access token, which names the session.
     pub token_hash: TokenHash,
+    /// The application service that acts as the user. Its sessions have no device unless the
+    /// request names one: `device_id` is empty then.
+    pub appservice: Option<AppserviceGrant>,
     expires_ts: Option<u64>,
     /// When the visit was last noted, in milliseconds since the Unix epoch.
     noted_ts: AtomicU64,
+}
+
+/// What lets an application service act as a user.
+#[derive(Clone, Debug)]
+pub struct AppserviceGrant {
+    /// The service's ID.
+    pub id: Arc<str>,
+    /// The hash of its token.
+    pub token_hash: TokenHash,
+    /// Whether this user is limited as others are.
+    pub is_rate_limited: bool,
 }
 
 /// Why a token was not accepted.
@@ -53,6 +67,10 @@ pub enum AuthenticateError {
     UnknownToken,
     #[error("the token has expired")]
     Expired,
+    #[error("the application service has not registered this user")]
+    UnknownUser,
+    #[error("the user has no such device")]
+    UnknownDevice,
     #[error(transparent)]
     Storage(#[from] StorageError),
 }
@@ -76,6 +94,18 @@ struct Visit {
 /// The hash under which a token is kept.
 pub fn hash_token(token: &str) -> TokenHash {
     Sha256::digest(token.as_bytes()).into()
+}
+
+impl Session {
+    /// The device, unless an application service acts without one.
+    pub fn device(&self) -> Option<&ruma::DeviceId> {
+        Some(&*self.device_id).filter(|device_id| !device_id.as_str().is_empty())
+    }
+
+    /// Whether the user is limited in how often they may do something.
+    pub fn is_rate_limited(&self) -> bool {
+        !self.is_admin && self.appservice.as_ref().is_none_or(|grant| grant.is_rate_limited)
+    }
 }
 
 impl Sessions {
@@ -108,6 +138,59 @@ impl Sessions {
         }
         self.note_visit(&session, address, now_ts);
         Ok(session)
+    }
+
+    /// The session of an application service as a user, on a device if one is named. That the
+    /// service may act as the user is decided before.
+    pub async fn assume(
+        &self,
+        user_id: &UserId,
+        device_id: Option<&str>,
+        grant: AppserviceGrant,
+    ) -> Result<Arc<Session>, AuthenticateError> {
+        let mut hasher = Sha256::new_with_prefix(grant.token_hash);
+        hasher.update(user_id.as_bytes());
+        let key: TokenHash = hasher.finalize().into();
+        // Devices come and go without the cache hearing of it.
+        if let (Some(session), None) = (self.cache.get(&key), device_id) {
+            return Ok(session);
+        }
+        let epoch = self.epoch.load(Ordering::SeqCst);
+        let account = storage::accounts::find(&self.database, user_id.as_str()).await?;
+        let account = account.ok_or(AuthenticateError::UnknownUser)?;
+        if let Some(device_id) = device_id {
+            let device = devices::find(&self.database, user_id.as_str(), device_id).await?;
+            device.ok_or(AuthenticateError::UnknownDevice)?;
+        }
+        let flags = AccountFlags(account.flags);
+        if flags.is_deactivated() {
+            return Err(AuthenticateError::UnknownUser);
+        }
+        let session = Arc::new(Session {
+            user_id: user_id.to_owned(),
+            device_id: device_id.unwrap_or_default().into(),
+            is_admin: flags.is_admin(),
+            is_guest: flags.is_guest(),
+            is_locked: flags.is_locked(),
+            is_suspended: flags.is_suspended(),
+            token_hash: key,
+            appservice: Some(grant),
+            expires_ts: None,
+            noted_ts: AtomicU64::new(0),
+        });
+        if device_id.is_none() {
+            self.cache.insert(key, session.clone());
+            if self.epoch.load(Ordering::SeqCst) != epoch {
+                self.cache.remove(&key);
+            }
+        }
+        Ok(session)
+    }
+
+    /// Drops what is remembered of application services, whose registrations have changed.
+    pub fn forget_appservices(&self) {
+        self.epoch.fetch_add(1, Ordering::SeqCst);
+        self.cache.retain(|_, session| session.appservice.is_none());
     }
 
     /// Has ended sessions dropped from memory with the commit that ends them, even if whoever asked
@@ -199,6 +282,7 @@ impl Sessions {
             is_locked: flags.is_locked(),
             is_suspended: flags.is_suspended(),
             token_hash: hash,
+            appservice: None,
             expires_ts: stored.access_expires_ts.map(i64::cast_unsigned),
             noted_ts: AtomicU64::new(0),
         });

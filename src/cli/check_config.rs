@@ -1,8 +1,14 @@
 //! `hearth check-config`: says what a configuration means, once it has turned out to be right.
 
-use crate::config::{Config, DatabaseLocation};
+use super::CommandError;
+use crate::{
+    appservices,
+    config::{Config, DatabaseLocation},
+};
 
-pub(super) fn run(config: &Config) {
+pub(super) fn run(config: &Config) -> Result<(), CommandError> {
+    let services = appservices::read_all(&config.appservices, &[], &config.server.name)
+        .map_err(|error| CommandError::Refused(error.to_string()))?;
     println!("The configuration is right.");
     println!("  server name   {}", config.server.name);
     println!("  public url    {}", config.public_url());
@@ -12,6 +18,10 @@ pub(super) fn run(config: &Config) {
         let encryption = if listener.tls_files().is_some() { ", TLS" } else { "" };
         println!("  listens on    {}{encryption}", listener.address);
     }
+    for service in services.list() {
+        println!("  appservice    {}", service.id);
+    }
+    Ok(())
 }
 
 /// Never the address of a PostgreSQL, which may carry a password.

@@ -1,5 +1,6 @@
 //! The command line: one file per subcommand. It reads arguments and prints; the work is done below.
 
+mod appservice;
 mod check_config;
 mod federation;
 mod migrate;
@@ -65,6 +66,9 @@ enum Command {
     /// Find out whether other servers can be reached, and what waits for them
     #[command(subcommand)]
     Federation(federation::FederationCommand),
+    /// Register bridges and bots and see how they are doing, whether the server runs or not
+    #[command(subcommand)]
+    Appservice(appservice::AppserviceCommand),
     /// Print a commented configuration file with every setting at its default
     GenerateConfig,
     /// Print the version
@@ -114,14 +118,12 @@ fn perform(command_line: CommandLine) -> Result<(), CommandError> {
     let config = &command_line.config;
     match command_line.command.unwrap_or(Command::Serve) {
         Command::Serve => serve::run(config.load()?),
-        Command::CheckConfig => {
-            check_config::run(&config.load()?);
-            Ok(())
-        }
+        Command::CheckConfig => check_config::run(&config.load()?),
         Command::Migrate => migrate::run(config.load()?),
         Command::User(command) => user::run(&config.load()?, command),
         Command::RegistrationToken(command) => registration_token::run(&config.load()?, command),
         Command::Federation(command) => federation::run(&config.load()?, command),
+        Command::Appservice(command) => appservice::run(&config.load()?, command),
         Command::GenerateConfig => {
             print!("{EXAMPLE}");
             Ok(())

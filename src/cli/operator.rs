@@ -1,4 +1,4 @@
-//! What `hearth user …` and `hearth registration-token …` ask for, done with the components of a server: of the one that runs, through its
+//! What the commands that make and change things ask for, done with the components of a server: of the one that runs, through its
 //! socket in the data directory, or of one built for the occasion when none runs.
 
 use std::path::PathBuf;
@@ -6,7 +6,10 @@ use std::path::PathBuf;
 use ruma::{OwnedUserId, UserId};
 use serde::{Deserialize, Serialize};
 
-use super::CommandError;
+use super::{
+    CommandError,
+    appservice::{AppserviceRequest, ListedAppservice},
+};
 use crate::{
     accounts::{
         flags::AccountFlags,
@@ -69,6 +72,9 @@ pub(super) enum Request {
     RetryDestinations {
         server: Option<String>,
     },
+    Appservice {
+        request: AppserviceRequest,
+    },
 }
 
 /// What came of it.
@@ -82,6 +88,9 @@ pub(super) enum Outcome {
     Tokens(Vec<ListedToken>),
     /// Servers that something waits for.
     Destinations(Vec<ListedDestination>),
+    Appservices(Vec<ListedAppservice>),
+    /// A sentence that says what was done.
+    Text(String),
     /// A sentence that says why not.
     Refused(String),
 }
@@ -126,6 +135,8 @@ enum Refusal {
     UnknownToken,
     #[error(transparent)]
     Token(#[from] CreateTokenError),
+    #[error("{0}")]
+    Appservice(String),
     #[error(transparent)]
     Register(#[from] RegisterError),
     #[error(transparent)]
@@ -191,6 +202,10 @@ async fn perform(app: &AppState, request: Request) -> Outcome {
                 let revoked = accounts.revoke_registration_token(&token).await?;
                 let revoked = revoked.ok_or(Refusal::UnknownToken)?;
                 return Ok(Outcome::Tokens(vec![revoked.into()]));
+            }
+            Request::Appservice { request } => {
+                let answered = super::appservice::answer(app, request).await;
+                return answered.map_err(Refusal::Appservice);
             }
             Request::Create { name, password, admin } => {
                 let flags = AccountFlags::default().with(AccountFlags::ADMIN, admin);

@@ -81,9 +81,7 @@ async fn ask_for_tokens(
     match ask(config, request).await? {
         Outcome::Tokens(tokens) => Ok(tokens),
         Outcome::Refused(reason) => Err(CommandError::Refused(reason)),
-        Outcome::Done(_) | Outcome::Accounts(_) | Outcome::Destinations(_) => {
-            Err(CommandError::OtherVersion)
-        }
+        _ => Err(CommandError::OtherVersion),
     }
 }
 

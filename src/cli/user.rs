@@ -119,9 +119,7 @@ async fn list(config: &Config) -> Result<(), CommandError> {
         let accounts = match ask(config, Request::List { after }).await? {
             Outcome::Accounts(accounts) => accounts,
             Outcome::Refused(reason) => return Err(CommandError::Refused(reason)),
-            Outcome::Done(_) | Outcome::Tokens(_) | Outcome::Destinations(_) => {
-                return Err(CommandError::OtherVersion);
-            }
+            _ => return Err(CommandError::OtherVersion),
         };
         let Some(last) = accounts.last() else { break };
         after = last.user_id.to_string();
@@ -139,9 +137,7 @@ async fn ask_for_user(config: &Config, request: Request) -> Result<String, Comma
     match ask(config, request).await? {
         Outcome::Done(user_id) => Ok(user_id.to_string()),
         Outcome::Refused(reason) => Err(CommandError::Refused(reason)),
-        Outcome::Accounts(_) | Outcome::Tokens(_) | Outcome::Destinations(_) => {
-            Err(CommandError::OtherVersion)
-        }
+        _ => Err(CommandError::OtherVersion),
     }
 }
 

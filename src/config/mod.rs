@@ -3,6 +3,7 @@
 //!
 //! Not for: acting on a value. A section is handed to the component it concerns, which reads it.
 
+mod appservices;
 mod database;
 mod federation;
 mod layers;
@@ -33,6 +34,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub use self::{
+    appservices::AppservicesConfig,
     database::{DatabaseConfig, DatabaseLocation},
     federation::FederationConfig,
     limits::LimitsConfig,
@@ -78,6 +80,7 @@ pub struct Config {
     pub limits: LimitsConfig,
     pub memory: MemoryConfig,
     pub federation: FederationConfig,
+    pub appservices: AppservicesConfig,
     pub voip: VoipConfig,
     pub well_known: WellKnownConfig,
     pub logging: LoggingConfig,
@@ -101,6 +104,7 @@ impl Default for Config {
             limits: LimitsConfig::default(),
             memory: MemoryConfig::default(),
             federation: FederationConfig::default(),
+            appservices: AppservicesConfig::default(),
             voip: VoipConfig::default(),
             well_known: WellKnownConfig::default(),
             logging: LoggingConfig::default(),

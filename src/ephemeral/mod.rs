@@ -16,7 +16,7 @@ pub use receipts::{NewReceipt, ReceiptKind, Receipts, RoomReceipts};
 use ruma::UserId;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use typing::{TYPING_TIMEOUT_MS_MAX, Typing};
-pub use volatile::Volatile;
+pub use volatile::{EphemeralChange, EphemeralHook, Volatile};
 
 use crate::{
     protocol::membership::Membership,
@@ -46,10 +46,15 @@ impl Ephemeral {
         let volatile = Arc::new(Volatile::new(rooms.clock()));
         Self {
             typing: Typing::new(rooms.clock().clone(), Arc::clone(&volatile)),
-            receipts: Receipts::new(rooms.clone(), settings.memory_bytes),
+            receipts: Receipts::new(rooms.clone(), settings.memory_bytes, Arc::clone(&volatile)),
             presence: Presence::new(rooms.clone(), Arc::clone(&volatile), settings.presence),
             volatile,
         }
+    }
+
+    /// Registers who hears of every change; once, at start.
+    pub fn set_hook(&self, hook: EphemeralHook) {
+        self.volatile.set_hook(hook);
     }
 
     /// Starts what ends typing and presence when their time is over, until `shutdown`.

@@ -11,7 +11,10 @@ use quick_cache::sync::Cache;
 use ruma::{OwnedEventId, OwnedUserId, UserId};
 use tokio::sync::OnceCell;
 
-use super::push_json_text;
+use super::{
+    push_json_text,
+    volatile::{EphemeralChange, Volatile},
+};
 use crate::{
     rooms::{NotedWeight, NotedWeighter, Room, Rooms, Weighed, reweigh},
     storage::{self, RoomNid, StorageError, WriteTx, receipts::ReceiptRow},
@@ -51,6 +54,7 @@ pub struct NewReceipt {
 pub struct Receipts {
     rooms: Rooms,
     cache: Arc<RoomCache>,
+    volatile: Arc<Volatile>,
 }
 
 type RoomCache = Cache<RoomNid, Arc<RoomReceipts>, NotedWeighter>;
@@ -116,10 +120,10 @@ impl ReceiptKind {
 }
 
 impl Receipts {
-    pub(super) fn new(rooms: Rooms, memory_bytes: u64) -> Self {
+    pub(super) fn new(rooms: Rooms, memory_bytes: u64, volatile: Arc<Volatile>) -> Self {
         let estimate = (memory_bytes / 2048).max(64) as usize;
         let cache = Arc::new(Cache::with_weighter(estimate, memory_bytes, NotedWeighter));
-        Self { rooms, cache }
+        Self { rooms, cache, volatile }
     }
 
     /// The receipts of a room, read into memory if need be.
@@ -182,6 +186,11 @@ impl Receipts {
         storage::receipts::save(tx, &row, offset);
         let (failed, failed_key, ordering) = (Arc::clone(receipts), key.clone(), row.ordering);
         tx.after_failure(move || failed.withdraw(&failed_key, ordering));
+        let (volatile, read_room) = (Arc::clone(&self.volatile), Arc::clone(room));
+        // With the commit and with its publication: who looks in between must look again.
+        let (published, published_room) = (Arc::clone(&volatile), Arc::clone(room));
+        tx.after_commit(move |_| volatile.tell(EphemeralChange::Receipts(&read_room)));
+        tx.after_publish(move |_| published.tell(EphemeralChange::Receipts(&published_room)));
         let (receipts, all) = (Arc::clone(receipts), Arc::clone(&self.cache));
         let (committed_room, is_public) = (Arc::clone(room), key.kind == ReceiptKind::Read);
         tx.after_commit(move |committed| {
@@ -222,6 +231,18 @@ impl Receipts {
         out: &mut String,
         room: &Room,
         user: &UserId,
+        range: (i64, i64),
+        ordering_min: i64,
+    ) -> Result<bool, StorageError> {
+        self.write_for(out, room, &|reader| reader == user, range, ordering_min).await
+    }
+
+    /// As [`Receipts::write_from`], for a reader who stands for all users of whom `is_own` is true.
+    pub async fn write_for(
+        &self,
+        out: &mut String,
+        room: &Room,
+        is_own: &(dyn Fn(&UserId) -> bool + Sync),
         (since, upto): (i64, i64),
         ordering_min: i64,
     ) -> Result<bool, StorageError> {
@@ -231,7 +252,7 @@ impl Receipts {
         let newest_first = known.by_position.range(since.max(0) + 1..=upto.max(since.max(0) + 1));
         let mut news: Vec<&Receipt> = Vec::new();
         for receipt in newest_first.rev().map(|(_, receipt)| &**receipt) {
-            let is_own = receipt.key.user_id == user;
+            let is_own = is_own(&receipt.key.user_id);
             if receipt.position > upto || !is_own && receipt.key.kind == ReceiptKind::ReadPrivate {
                 continue;
             }

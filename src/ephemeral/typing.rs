@@ -14,7 +14,10 @@ use ruma::{OwnedUserId, UserId};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::{push_json_text, volatile::Volatile};
+use super::{
+    push_json_text,
+    volatile::{EphemeralChange, Volatile},
+};
 use crate::{clock::Clock, rooms::Room, storage::RoomNid};
 
 /// The longest time for which one request can make a user type, ms.
@@ -92,15 +95,17 @@ impl Typing {
         self.0.rescheduled.notify_one();
         if before_ms.is_none() {
             room.wake_listeners();
+            self.0.volatile.tell(EphemeralChange::Typing(room));
         }
     }
 
     /// Notes that a user types no more, or has left the room.
     pub fn stop(&self, room: &Room, user: &UserId) {
         let mut rooms = self.0.rooms.lock();
-        if self.0.remove(&mut rooms, room.nid, user).is_some() {
+        if let Some(room) = self.0.remove(&mut rooms, room.nid, user) {
             drop(rooms);
             room.wake_listeners();
+            self.0.volatile.tell(EphemeralChange::Typing(&room));
         }
     }
 
@@ -174,7 +179,10 @@ impl Typing {
             woken.extend(self.0.remove(&mut rooms, nid, &user));
         }
         drop(rooms);
-        woken.iter().for_each(|room| room.wake_listeners());
+        for room in &woken {
+            room.wake_listeners();
+            self.0.volatile.tell(EphemeralChange::Typing(room));
+        }
     }
 }
 

@@ -1,30 +1,63 @@
 //! The epoch of what is in memory only: rises with every change, and over restarts too.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicU64, Ordering},
+};
 
-use crate::clock::Clock;
+use ruma::UserId;
+
+use crate::{clock::Clock, rooms::Room};
 
 /// Changes that fit into a millisecond before the epoch would run ahead of the clock.
 const CHANGES_PER_MS: u64 = 256;
 
+/// What passed.
+#[derive(Clone, Copy)]
+pub enum EphemeralChange<'a> {
+    /// Somebody began or ceased to type.
+    Typing(&'a Arc<Room>),
+    /// Somebody has read further: told when it is committed, and again when it is published.
+    Receipts(&'a Arc<Room>),
+    Presence(&'a UserId),
+}
+
+/// Called with every change, outside of all locks. It must not block.
+pub type EphemeralHook = Arc<dyn Fn(EphemeralChange<'_>) + Send + Sync>;
+
 /// Counts changes of typing and presence. Starts from the time, so that it does not go back when
 /// the server starts again.
-#[derive(Debug)]
-pub struct Volatile(AtomicU64);
+pub struct Volatile {
+    epoch: AtomicU64,
+    hook: OnceLock<EphemeralHook>,
+}
 
 impl Volatile {
     pub fn new(clock: &Clock) -> Self {
-        Self(AtomicU64::new(clock.now_ms() * CHANGES_PER_MS))
+        Self { epoch: AtomicU64::new(clock.now_ms() * CHANGES_PER_MS), hook: OnceLock::new() }
+    }
+
+    /// Registers who hears of every change; once, at start.
+    pub(super) fn set_hook(&self, hook: EphemeralHook) {
+        if self.hook.set(hook).is_err() {
+            tracing::error!("a second hook for what passes was not registered");
+        }
+    }
+
+    pub(super) fn tell(&self, change: EphemeralChange<'_>) {
+        if let Some(hook) = self.hook.get() {
+            hook(change);
+        }
     }
 
     /// The epoch of the latest change.
     pub fn epoch(&self) -> u64 {
-        self.0.load(Ordering::Acquire)
+        self.epoch.load(Ordering::Acquire)
     }
 
     /// The epoch of a change that is happening. Take it while holding the lock of what changes,
     /// so that whoever sees the epoch sees the change.
     pub(super) fn advance(&self) -> u64 {
-        self.0.fetch_add(1, Ordering::AcqRel) + 1
+        self.epoch.fetch_add(1, Ordering::AcqRel) + 1
     }
 }

@@ -60,9 +60,10 @@ impl RateLimits {
         Self { config, buckets: Cache::new(BUCKETS_MAX) }
     }
 
-    /// Takes a token of a user; administrators are exempt.
+    /// Takes a token of a user; administrators are exempt, and application services as far as
+    /// their registration says.
     pub fn take(&self, action: Action, session: &Session, now_ms: u64) -> MatrixResult<()> {
-        if session.is_admin {
+        if !session.is_rate_limited() {
             return Ok(());
         }
         self.take_of_user(action, &session.user_id, now_ms)

@@ -265,11 +265,11 @@ fn route_user_data(routes: Routes) -> Routes {
         .client("/user_directory/search", post(user_directory::search))
         // third_party.rs
         .client("/thirdparty/protocols", get(third_party::list_protocols))
-        .client("/thirdparty/protocol/{protocol}", get(third_party::refuse_protocol))
-        .client("/thirdparty/location/{protocol}", get(third_party::refuse_protocol))
-        .client("/thirdparty/location", get(third_party::list_none))
-        .client("/thirdparty/user", get(third_party::list_none))
-        .client("/thirdparty/user/{protocol}", get(third_party::refuse_protocol))
+        .client("/thirdparty/protocol/{protocol}", get(third_party::get_protocol))
+        .client("/thirdparty/location/{protocol}", get(third_party::find_locations))
+        .client("/thirdparty/location", get(third_party::find_locations_of_alias))
+        .client("/thirdparty/user", get(third_party::find_users_of_id))
+        .client("/thirdparty/user/{protocol}", get(third_party::find_users))
 }
 
 fn route_media(routes: Routes) -> Routes {

@@ -7,6 +7,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{client::admin::RegistrationNonces, rate_limit::RateLimits};
 use crate::{
     accounts::Accounts,
+    appservices::Appservices,
     clock::Clock,
     config::Config,
     encryption::Encryption,
@@ -34,6 +35,7 @@ pub struct App {
     pub ephemeral: Ephemeral,
     pub federation: Federation,
     pub encryption: Encryption,
+    pub appservices: Appservices,
     pub push: Push,
     pub sync: Sync,
     pub sliding_sync: SlidingSync,

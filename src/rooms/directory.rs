@@ -73,7 +73,8 @@ impl fmt::Display for DirectoryToken {
 }
 
 impl DirectoryFilter {
-    fn takes(&self, row: &DirectoryRow) -> bool {
+    /// Whether a room is among those looked for.
+    pub fn takes(&self, row: &DirectoryRow) -> bool {
         let summary = &row.summary;
         let right_type =
             self.room_types.as_ref().is_none_or(|types| types.contains(&summary.room_type));

@@ -72,7 +72,18 @@ impl Rooms {
     pub async fn change_membership(
         &self,
         room: &Arc<Room>,
+        change: MemberChange,
+    ) -> Result<Arc<StoredEvent>> {
+        self.change_membership_at(room, change, None).await
+    }
+
+    /// As [`Rooms::change_membership`], with the time that an application service sets,
+    /// milliseconds since the epoch.
+    pub async fn change_membership_at(
+        &self,
+        room: &Arc<Room>,
         mut change: MemberChange,
+        timestamp_ms: Option<u64>,
     ) -> Result<Arc<StoredEvent>> {
         let current = self.find_member(room, &change.target).await?;
         let membership = Membership::of_state(current.as_ref().map(|event| &*event.event));
@@ -92,6 +103,7 @@ impl Rooms {
         let MemberChange { sender, target, content, .. } = change;
         let content = Value::Object(content);
         let request = EventRequest::state(sender, MEMBER, target.as_str(), content);
+        let request = EventRequest { timestamp_ms, ..request };
         let mut events = self.append(room, &[request], None).await?;
         Ok(events.pop().ok_or(AppendError::Contended)?)
     }

@@ -53,6 +53,20 @@ pub struct DirectoryPlace {
     pub room: RoomNid,
 }
 
+/// What a directory shows of rooms, with further tables and conditions.
+macro_rules! select_listed {
+    ($rest:literal) => {
+        concat!(
+            "SELECT r.nid, r.room_id, r.joined_count, s.name, s.topic, s.canonical_alias,
+                 s.avatar_url, s.join_rule, CAST(s.world_readable AS BIGINT),
+                 CAST(s.guest_can_join AS BIGINT), s.room_type, s.encryption
+             FROM rooms r JOIN room_summaries s ON s.room_nid = r.nid ",
+            $rest
+        )
+    };
+}
+pub(super) use select_listed;
+
 macro_rules! select_rooms {
     ($rest:literal) => {
         concat!(
@@ -110,6 +124,16 @@ pub async fn list_before(
     );
     let params = params![place.joined_count, place.room, limit];
     let rows: Vec<Columns> = db.fetch_all(sql, &params).await?;
+    Ok(rows.into_iter().map(from_columns).collect())
+}
+
+/// Runs a query made by [`select_listed!`].
+pub(super) async fn fetch_rows(
+    db: &Database,
+    sql: &'static str,
+    params: &[super::Param],
+) -> Result<Vec<DirectoryRow>, StorageError> {
+    let rows: Vec<Columns> = db.fetch_all(sql, params).await?;
     Ok(rows.into_iter().map(from_columns).collect())
 }
 

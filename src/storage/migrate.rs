@@ -51,6 +51,7 @@ const MIGRATIONS: &[Migration] = migrations![
     "0013_delayed_events",
     "0014_graph",
     "0015_encryption",
+    "0016_appservices",
 ];
 
 /// Applies what is missing, each migration in a transaction of its own; returns the names of

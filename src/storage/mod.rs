@@ -3,6 +3,7 @@
 
 pub mod account_data;
 pub mod accounts;
+pub mod appservices;
 mod batch;
 pub mod counts;
 pub mod cross_signing;

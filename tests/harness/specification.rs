@@ -46,6 +46,9 @@ const STANDARD_ERRORS: &[(u16, &[&str])] = &[
             "M_INVALID_PARAM",
             "M_BAD_STATE",
             "M_UNKNOWN",
+            // Application-service API, "Identity assertion", "Server admin style permissions".
+            "M_UNKNOWN_DEVICE",
+            "M_EXCLUSIVE",
         ],
     ),
     (401, &["M_UNKNOWN_TOKEN", "M_MISSING_TOKEN", "M_USER_LOCKED", "M_UNAUTHORIZED"]),

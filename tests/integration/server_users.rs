@@ -219,3 +219,32 @@ async fn token_of_the_greeting_makes_the_first_administrator_once() {
     let process = house.serve().await;
     assert!(!process.stop().await.contains("one-time token"));
 }
+
+#[tokio::test]
+async fn application_services_come_and_go_by_command() {
+    let house = House::new();
+    let process = house.serve().await;
+    let file = house.0.path().join("irc.yaml");
+    let registration = |token: &str| {
+        json!({
+            "id": "irc", "url": "http://127.0.0.1:1", "as_token": token, "hs_token": "h",
+            "sender_localpart": "_irc_bot", "namespaces": {},
+        })
+    };
+    let add = |registration: &Value| {
+        std::fs::write(&file, registration.to_string()).unwrap();
+        house.run(&["appservice", "add", file.to_str().unwrap()])
+    };
+    assert!(add(&registration("h")).unwrap_err().contains("same `as_token`"));
+    assert!(add(&registration("a")).unwrap().contains("@_irc_bot:localhost"));
+    assert!(add(&registration("a")).unwrap_err().contains("`id`"));
+    assert_eq!(house.run(&["appservice", "list"]).unwrap(), "irc\n");
+    let shown = house.run(&["appservice", "show", "irc"]).unwrap();
+    assert!(shown.contains("http://127.0.0.1:1"), "{shown}");
+    let unreachable = house.run(&["appservice", "ping", "irc"]).unwrap_err();
+    assert!(unreachable.contains("cannot be reached"), "{unreachable}");
+    assert!(house.run(&["appservice", "remove", "other"]).is_err());
+    house.run(&["appservice", "remove", "irc"]).unwrap();
+    assert_eq!(house.run(&["appservice", "list"]).unwrap(), "");
+    process.stop().await;
+}

@@ -15,7 +15,10 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use self::entry::Entry;
-use super::{push_json_text, volatile::Volatile};
+use super::{
+    push_json_text,
+    volatile::{EphemeralChange, Volatile},
+};
 use crate::{
     clock::Clock,
     rooms::{Rooms, UserRooms},
@@ -402,6 +405,7 @@ impl Presence {
         if let Some(listener) = self.0.listener.get() {
             listener(user);
         }
+        self.0.volatile.tell(EphemeralChange::Presence(user));
         match self.0.rooms.rooms_of(user).await {
             Ok(rooms) => {
                 rooms.list_joined().iter().for_each(|place| place.room.wake_listeners());

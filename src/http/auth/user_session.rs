@@ -1,7 +1,7 @@
 //! Logged-in users: an access token in the `Authorization` header or in the older `access_token`
 //! query parameter becomes a [`Session`]. A warm one costs a hash and a look into memory.
 
-use std::{ops::Deref, sync::Arc};
+use std::{borrow::Cow, ops::Deref, sync::Arc};
 
 use axum::{
     extract::{FromRequestParts, OptionalFromRequestParts},
@@ -9,7 +9,10 @@ use axum::{
 };
 use percent_encoding::percent_decode_str;
 
-use super::ClientAddress;
+use super::{
+    ClientAddress,
+    appservice_session::{assume, find_service, unknown_device},
+};
 use crate::{
     accounts::sessions::{AuthenticateError, Session},
     http::{
@@ -101,22 +104,32 @@ impl From<AuthenticateError> for MatrixError {
             AuthenticateError::Expired => {
                 Self::unknown_token("The access token has expired.").with_soft_logout()
             }
+            AuthenticateError::UnknownUser => {
+                Self::forbidden("The application service has not registered this user.")
+            }
+            AuthenticateError::UnknownDevice => unknown_device(),
             AuthenticateError::Storage(error) => error.into(),
         }
     }
 }
 
 async fn authenticate(parts: &Parts, app: &AppState) -> MatrixResult<Arc<Session>> {
-    let address = ClientAddress::of(parts).0;
-    let now_ms = app.clock.now_ms();
-    if let Some(token) = header_token(parts)? {
-        return Ok(app.accounts.sessions.authenticate(token, address, now_ms).await?);
-    }
-    let Some(token) = query_token(parts) else {
+    let Some(token) = read_token(parts)? else {
         return Err(MatrixError::missing_token("This request needs an access token."));
     };
-    let token = percent_decode_str(token).decode_utf8_lossy();
+    if let Some(service) = find_service(app, &token) {
+        return assume(app, parts, &service).await;
+    }
+    let (address, now_ms) = (ClientAddress::of(parts).0, app.clock.now_ms());
     Ok(app.accounts.sessions.authenticate(&token, address, now_ms).await?)
+}
+
+/// The token of a request, of whatever kind.
+pub fn read_token(parts: &Parts) -> MatrixResult<Option<Cow<'_, str>>> {
+    if let Some(token) = header_token(parts)? {
+        return Ok(Some(token.into()));
+    }
+    Ok(query_token(parts).map(|token| percent_decode_str(token).decode_utf8_lossy()))
 }
 
 fn has_token(parts: &Parts) -> bool {

@@ -5,7 +5,10 @@ use axum::{extract::State, http::StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{register::capitalize, uia::confirm_identity};
+use super::{
+    register::capitalize,
+    uia::{confirm_identity, confirm_unless_appservice},
+};
 use crate::{
     accounts::manage::ManageError,
     http::{
@@ -20,7 +23,9 @@ use crate::{
 #[derive(Debug, Serialize)]
 pub struct WhoAmI {
     user_id: String,
-    device_id: String,
+    /// Application services may act without one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    device_id: Option<String>,
     is_guest: bool,
 }
 
@@ -41,7 +46,7 @@ struct DeactivateRequest {
 pub async fn whoami(session: UserOrGuestSession) -> Json<WhoAmI> {
     Json(WhoAmI {
         user_id: session.user_id.to_string(),
-        device_id: session.device_id.to_string(),
+        device_id: session.device().map(ToString::to_string),
         is_guest: session.is_guest,
     })
 }
@@ -69,7 +74,7 @@ pub async fn deactivate(
     OptionalJsonBody(body): OptionalJsonBody<Value>,
 ) -> MatrixResult<Json<Value>> {
     let request: DeactivateRequest = read_object(&body)?;
-    confirm_identity(&app, &session, "POST /account/deactivate", &body).await?;
+    confirm_unless_appservice(&app, &session, "POST /account/deactivate", &body).await?;
     app.accounts.deactivate(&session.user_id, request.erase).await?;
     Ok(Json(json!({ "id_server_unbind_result": "success" })))
 }

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::{
+    appservice::{check_alias_is_free, ensure_user},
     room_paths::parse_user_id,
     rooms_membership::{invite_blocked, invite_user, no_identity_server},
 };
@@ -66,7 +67,7 @@ pub async fn create_room(
     let alias = match &body.room_alias_name {
         Some(name) => {
             require_permission(&app, &session, app.config.rooms.alias_permission)?;
-            Some(reserve_alias(&app, name).await?)
+            Some(reserve_alias(&app, &session, name).await?)
         }
         None => None,
     };
@@ -84,6 +85,7 @@ pub async fn create_room(
         power_level_content_override: body.power_level_content_override.unwrap_or_default(),
     };
     let room = app.rooms.create(&new, alias.as_ref()).await?;
+    app.appservices.note_aliases_changed();
     invite_others(&app, &room, new).await;
     Ok(Json(json!({ "room_id": room.room_id })))
 }
@@ -130,12 +132,17 @@ pub fn require_permission(
     }
 }
 
-async fn reserve_alias(app: &App, name: &str) -> MatrixResult<ReservedAlias> {
+async fn reserve_alias(
+    app: &App,
+    session: &UserSession,
+    name: &str,
+) -> MatrixResult<ReservedAlias> {
     let alias = RoomAliasId::parse(format!("#{name}:{}", app.rooms.server_name()));
     let alias = alias.ok().filter(|_| !name.is_empty() && !name.contains(':'));
     let alias = alias.ok_or_else(|| {
         MatrixError::invalid_param("`room_alias_name` is not the local part of an alias.")
     })?;
+    check_alias_is_free(app, session, &alias)?;
     app.rooms.reserve_alias(&alias).await.map_err(|error| match error {
         AliasError::InUse(_) => {
             let message = "There is a room with this alias.";
@@ -160,6 +167,7 @@ async fn load_invites(
         if user_id == *creator || invites.iter().any(|(known, _)| *known == user_id) {
             continue;
         }
+        ensure_user(app, &user_id).await?;
         if blocks_invites(&app.accounts, &user_id).await? {
             return Err(invite_blocked());
         }

@@ -1,10 +1,10 @@
 //! `/devices` (Client-Server API, "Device Management").
 
-use axum::extract::State;
+use axum::{extract::State, http::StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{account::read_object, uia::confirm_identity};
+use super::{account::read_object, uia::confirm_unless_appservice};
 use crate::{
     accounts::login::DEVICE_NAME_BYTES_MAX,
     http::{
@@ -58,22 +58,28 @@ pub async fn get_device(
     Ok(Json(device.ok_or_else(no_such_device)?.into()))
 }
 
-/// `PUT /devices/{deviceId}`. Without a name nothing changes.
+/// `PUT /devices/{deviceId}`. Without a name nothing changes. Application services make devices
+/// with it (201).
 pub async fn rename_device(
     State(app): State<AppState>,
     session: UserOrGuestSession,
     Path(device_id): Path<String>,
     JsonBody(request): JsonBody<RenameRequest>,
-) -> MatrixResult<Json<Empty>> {
+) -> MatrixResult<(StatusCode, Json<Empty>)> {
     app.rate_limits.take(Action::Change, &session, app.clock.now_ms())?;
     let is_known = match request.display_name {
         Some(name) if name.len() > DEVICE_NAME_BYTES_MAX => {
             return Err(MatrixError::too_large("A device's name has at most 400 bytes."));
         }
+        name if session.appservice.is_some() => {
+            let is_new = app.accounts.create_device(&session.user_id, &device_id, name).await?;
+            let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
+            return Ok((status, Json(Empty {})));
+        }
         Some(name) => app.accounts.rename_device(&session.user_id, &device_id, Some(name)).await?,
         None => app.accounts.find_device(&session.user_id, &device_id).await?.is_some(),
     };
-    if is_known { Ok(Json(Empty {})) } else { Err(no_such_device()) }
+    if is_known { Ok((StatusCode::OK, Json(Empty {}))) } else { Err(no_such_device()) }
 }
 
 /// `DELETE /devices/{deviceId}`.
@@ -85,7 +91,7 @@ pub async fn delete_device(
 ) -> MatrixResult<Json<Empty>> {
     app.rate_limits.take(Action::Change, &session, app.clock.now_ms())?;
     let operation = format!("DELETE /devices/{device_id}");
-    confirm_identity(&app, &session, &operation, &body).await?;
+    confirm_unless_appservice(&app, &session, &operation, &body).await?;
     app.accounts.delete_devices(&session.user_id, vec![device_id]).await?;
     Ok(Json(Empty {}))
 }
@@ -101,7 +107,7 @@ pub async fn delete_devices(
     if request.devices.len() > app.config.sessions.devices_max {
         return Err(MatrixError::invalid_param("Nobody has as many devices."));
     }
-    confirm_identity(&app, &session, "POST /delete_devices", &body).await?;
+    confirm_unless_appservice(&app, &session, "POST /delete_devices", &body).await?;
     app.accounts.delete_devices(&session.user_id, request.devices).await?;
     Ok(Json(Empty {}))
 }

@@ -6,14 +6,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{
-    register::{SessionAnswer, capitalize},
+    register::{APPSERVICE_TYPE, SessionAnswer, capitalize, check_is_covered},
     uia::confirm_identity,
 };
 use crate::{
     accounts::login::{DeviceRequest, LoginError, RefreshError, UserIdentifier},
     http::{
         App, AppState,
-        auth::{ClientAddress, UserSession},
+        auth::{ClientAddress, MaybeAppservice, UserSession},
         error::{MatrixError, MatrixResult},
         json::{Json, JsonBody, OptionalJsonBody},
         rate_limit::Action,
@@ -57,6 +57,7 @@ pub async fn list_flows() -> Json<Value> {
         "flows": [
             { "type": "m.login.password" },
             { "type": "m.login.token", "get_login_token": true },
+            { "type": APPSERVICE_TYPE },
         ],
     }))
 }
@@ -65,15 +66,25 @@ pub async fn list_flows() -> Json<Value> {
 pub async fn log_in(
     State(app): State<AppState>,
     address: ClientAddress,
+    appservice: MaybeAppservice,
     JsonBody(request): JsonBody<LoginRequest>,
 ) -> MatrixResult<Json<SessionAnswer>> {
-    app.rate_limits.take_of_address(Action::Login, address.0, app.clock.now_ms())?;
+    if request.kind != APPSERVICE_TYPE {
+        app.rate_limits.take_of_address(Action::Login, address.0, app.clock.now_ms())?;
+    }
     let user_id = match &*request.kind {
         "m.login.password" => verify_password(&app, &request).await?,
         "m.login.token" => {
             let token = request.token.as_deref();
             let token = token.ok_or_else(|| MatrixError::missing_param("`token` is missing."))?;
             app.accounts.take_login_token(token).await?
+        }
+        APPSERVICE_TYPE => {
+            let service = appservice.require()?;
+            let user_id = find_user_id(&app, &request)?;
+            let user_id = user_id.ok_or(LoginError::WrongCredentials)?;
+            check_is_covered(&service, &user_id)?;
+            user_id
         }
         _ => return Err(MatrixError::bad_request("This login type is unknown here.")),
     };
@@ -143,15 +154,7 @@ impl From<RefreshError> for MatrixError {
 }
 
 async fn verify_password(app: &App, request: &LoginRequest) -> MatrixResult<ruma::OwnedUserId> {
-    let user_id = match (&request.identifier, &request.user) {
-        (Some(UserIdentifier::Unknown), _) => {
-            return Err(MatrixError::bad_request("This type of identifier is unknown here."));
-        }
-        (Some(identifier), _) => app.accounts.resolve_identifier(identifier),
-        (None, Some(user)) => app.accounts.resolve_user(user),
-        (None, None) if request.medium.is_some() => None,
-        (None, None) => return Err(MatrixError::missing_param("`identifier` is missing.")),
-    };
+    let user_id = find_user_id(app, request)?;
     let Some(password) = request.password.clone() else {
         return Err(MatrixError::missing_param("`password` is missing."));
     };
@@ -164,6 +167,19 @@ async fn verify_password(app: &App, request: &LoginRequest) -> MatrixResult<ruma
         app.rate_limits.take_of_user(Action::LoginFailure, user_id, now_ms)?;
     }
     Ok(verified?)
+}
+
+/// Whom a request names; None when it is nobody.
+fn find_user_id(app: &App, request: &LoginRequest) -> MatrixResult<Option<ruma::OwnedUserId>> {
+    match (&request.identifier, &request.user) {
+        (Some(UserIdentifier::Unknown), _) => {
+            Err(MatrixError::bad_request("This type of identifier is unknown here."))
+        }
+        (Some(identifier), _) => Ok(app.accounts.resolve_identifier(identifier)),
+        (None, Some(user)) => Ok(app.accounts.resolve_user(user)),
+        (None, None) if request.medium.is_some() => Ok(None),
+        (None, None) => Err(MatrixError::missing_param("`identifier` is missing.")),
+    }
 }
 
 /// `M_USER_LIMIT_EXCEEDED` names a page about the limit.

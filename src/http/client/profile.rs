@@ -4,6 +4,7 @@ use axum::{extract::State, http::StatusCode};
 use ruma::{OwnedUserId, UserId};
 use serde_json::{Map, Value, json};
 
+use super::appservice::ensure_user;
 use crate::{
     accounts::profiles::{FIELD_NAME_BYTES_MAX, Profile, ProfileError},
     http::{
@@ -110,6 +111,7 @@ async fn load_remote(
 }
 
 async fn load_profile(app: &App, user_id: &UserId) -> MatrixResult<std::sync::Arc<Profile>> {
+    ensure_user(app, user_id).await?;
     app.accounts.find_profile(user_id).await?.ok_or_else(no_such_user)
 }
 

@@ -2,7 +2,7 @@
 //! are free, which tokens are valid.
 
 use axum::{extract::State, http::StatusCode};
-use ruma::OwnedUserId;
+use ruma::{OwnedUserId, UserId};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -13,15 +13,19 @@ use crate::{
         login::{DeviceRequest, NewSession},
         register::{NewAccount, RegisterError, Registered},
     },
+    appservices::Service,
     config::RegistrationMode,
     http::{
         AppState,
-        auth::ClientAddress,
+        auth::{ClientAddress, MaybeAppservice},
         error::{MatrixError, MatrixResult},
         json::{Json, OptionalJsonBody, Query},
         rate_limit::Action,
     },
 };
+
+/// The type of registrations and logins by application services.
+pub const APPSERVICE_TYPE: &str = "m.login.application_service";
 
 #[derive(Debug, Deserialize)]
 pub struct RegisterQuery {
@@ -39,6 +43,9 @@ enum Kind {
 
 #[derive(Debug, Deserialize)]
 struct RegisterRequest {
+    /// Application services say here that they are one.
+    #[serde(rename = "type")]
+    kind: Option<String>,
     username: Option<String>,
     password: Option<String>,
     device_id: Option<String>,
@@ -80,11 +87,15 @@ pub struct ValidityQuery {
 pub async fn register(
     State(app): State<AppState>,
     address: ClientAddress,
+    appservice: MaybeAppservice,
     Query(query): Query<RegisterQuery>,
     OptionalJsonBody(body): OptionalJsonBody<Value>,
 ) -> MatrixResult<Json<SessionAnswer>> {
     let request: RegisterRequest = serde_json::from_value(body.clone())
         .map_err(|error| MatrixError::bad_json(format!("The body is not as expected: {error}.")))?;
+    if request.kind.as_deref() == Some(APPSERVICE_TYPE) {
+        return register_for_appservice(&app, &*appservice.require()?, request).await;
+    }
     let auth = read_auth(&body)?;
     if auth.is_some() || query.kind == Kind::Guest {
         let now_ms = app.clock.now_ms();
@@ -98,7 +109,7 @@ pub async fn register(
     // These are told before the authentication, so that nobody goes through it for nothing.
     let guest = find_guest(&app, &request).await?;
     if let (Some(name), None) = (&request.username, &guest) {
-        app.accounts.check_name_is_free(name).await?;
+        app.accounts.check_name_is_free(name, None).await?;
     }
     if let Some(password) = &request.password {
         app.accounts.check_new_password(password)?;
@@ -130,7 +141,7 @@ pub async fn check_available(
     Query(query): Query<AvailableQuery>,
 ) -> MatrixResult<Json<Value>> {
     app.rate_limits.take_of_address(Action::Registration, address.0, app.clock.now_ms())?;
-    app.accounts.check_name_is_free(&query.username).await?;
+    app.accounts.check_name_is_free(&query.username, None).await?;
     Ok(Json(json!({ "available": true })))
 }
 
@@ -186,6 +197,7 @@ impl From<RegisterError> for MatrixError {
                 Self::invalid_username(message)
             }
             RegisterError::NameTaken => Self::user_in_use(message),
+            RegisterError::Exclusive => Self::exclusive(message),
             RegisterError::WeakPassword(_) => {
                 Self::new(StatusCode::BAD_REQUEST, "M_WEAK_PASSWORD", message)
             }
@@ -201,6 +213,46 @@ pub fn capitalize(text: &str) -> String {
     let mut chars = text.chars();
     let first = chars.next().map(char::to_uppercase);
     first.into_iter().flatten().chain(chars).chain(['.']).collect()
+}
+
+/// A user of an application service, without a password (application-service API, "Server admin style
+/// permissions").
+async fn register_for_appservice(
+    app: &AppState,
+    service: &Service,
+    request: RegisterRequest,
+) -> MatrixResult<Json<SessionAnswer>> {
+    let Some(name) = request.username else {
+        return Err(MatrixError::missing_param("`username` is missing."));
+    };
+    // The service will use the name as it wrote it.
+    if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        return Err(RegisterError::InvalidName.into());
+    }
+    check_is_covered(service, &app.accounts.parse_new_name(&name)?)?;
+    let device = DeviceRequest {
+        device_id: request.device_id,
+        display_name: request.initial_device_display_name,
+        can_refresh: request.refresh_token,
+    };
+    let account = NewAccount {
+        name: Some(name),
+        appservice_id: Some(service.id.clone()),
+        device: (!request.inhibit_login).then_some(device),
+        ..NewAccount::default()
+    };
+    create(app, account).await
+}
+
+/// Refuses a service users outside of its namespaces.
+pub fn check_is_covered(service: &Service, user_id: &UserId) -> MatrixResult<()> {
+    match service.covers_user(user_id) {
+        true => Ok(()),
+        false => {
+            let message = "This user is outside of the application service's namespaces.";
+            Err(MatrixError::exclusive(message))
+        }
+    }
 }
 
 /// A guest: all but the device's name is ignored (Client-Server API, `POST /register`).

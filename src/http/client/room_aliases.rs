@@ -7,10 +7,12 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::{
+    appservice::check_alias_is_free,
     create_room::require_permission,
-    room_paths::{find_known_room, find_room, not_in_room},
+    room_paths::{find_by_alias, find_known_room, find_room, not_in_room},
 };
 use crate::{
+    appservices::read_instance_id,
     http::{
         auth::UserSession,
         error::{MatrixError, MatrixResult},
@@ -30,6 +32,9 @@ use crate::{
 const SERVERS_MAX: usize = 50;
 /// Rooms on a page of the directory when the client does not say.
 const PAGE_ROOMS_DEFAULT: usize = 100;
+
+/// Rooms of one network that can be listed.
+const NETWORK_ROOMS_MAX: usize = 100_000;
 
 /// The body of `PUT /directory/room/{roomAlias}`.
 #[derive(Debug, Deserialize)]
@@ -80,7 +85,7 @@ pub async fn get_alias(
         let found = app.federation.find_remote_alias(&alias).await?.ok_or_else(unknown)?;
         return Ok(Json(json!({ "room_id": found.room_id, "servers": found.servers })));
     }
-    let room = app.rooms.find_by_alias(&alias).await?.ok_or_else(unknown)?;
+    let room = find_by_alias(&app, &alias).await?.ok_or_else(unknown)?;
     let mut servers = app.rooms.servers_in_room(&room).await?.to_vec();
     servers.retain(|server| server != app.rooms.server_name());
     servers.insert(0, app.rooms.server_name().to_owned());
@@ -98,12 +103,14 @@ pub async fn put_alias(
     app.rate_limits.take(Action::Change, &session, app.clock.now_ms())?;
     require_permission(&app, &session, app.config.rooms.alias_permission)?;
     let alias = parse_alias(&alias)?;
+    check_alias_is_free(&app, &session, &alias)?;
     let room = find_known_room(&app, &body.room_id).await?;
     if app.rooms.membership_of(&room, &session.user_id).await? != Membership::Join {
         return Err(not_in_room());
     }
     let aliases_max = app.config.rooms.aliases_max;
     app.rooms.add_alias(&room, &alias, &session.user_id, aliases_max).await?;
+    app.appservices.note_aliases_changed();
     Ok(Json(Empty {}))
 }
 
@@ -115,7 +122,14 @@ pub async fn delete_alias(
 ) -> MatrixResult<Json<Empty>> {
     app.rate_limits.take(Action::Change, &session, app.clock.now_ms())?;
     let alias = parse_alias(&alias)?;
-    let room = app.rooms.remove_alias(&alias, &session.user_id, session.is_admin).await?;
+    // An application service has full control over its namespace.
+    let is_its_own = session.appservice.is_some();
+    if !session.is_admin {
+        check_alias_is_free(&app, &session, &alias)?;
+    }
+    let may_always = session.is_admin || is_its_own;
+    let room = app.rooms.remove_alias(&alias, &session.user_id, may_always).await?;
+    app.appservices.note_aliases_changed();
     drop_canonical_alias(&app, &session, &room, &alias).await;
     Ok(Json(Empty {}))
 }
@@ -263,19 +277,19 @@ pub async fn list_public_rooms(
         return Err(MatrixError::invalid_param(message));
     }
     let since = body.since.as_deref().filter(|text| !text.is_empty());
+    let since = since.filter(|_| body.third_party_instance_id.is_none());
     let since = since.map(|text| {
         DirectoryToken::parse(text)
             .ok_or_else(|| MatrixError::invalid_param("`since` is no token of this server."))
     });
-    // No bridge has a directory of its own here.
-    if body.third_party_instance_id.is_some() {
-        return Ok(Json(json!({ "chunk": [], "total_room_count_estimate": 0 })));
-    }
     let limit = body.limit.unwrap_or(PAGE_ROOMS_DEFAULT).clamp(1, DIRECTORY_PAGE_MAX);
     let filter = DirectoryFilter {
         search_term: body.filter.generic_search_term.filter(|term| !term.trim().is_empty()),
         room_types: body.filter.room_types,
     };
+    if let Some(instance) = &body.third_party_instance_id {
+        return list_network(app, instance, (body.since.as_deref(), limit), &filter).await;
+    }
     let page = app.rooms.list_directory(since.transpose()?, limit, &filter).await?;
     let chunk = |row: &DirectoryRow| summary_json(&row.room_id, row.joined_count, &row.summary);
     let mut answer = json!({
@@ -286,6 +300,47 @@ pub async fn list_public_rooms(
         if let Some(token) = token {
             answer[key] = token.to_string().into();
         }
+    }
+    Ok(Json(answer))
+}
+
+/// The directory that an application service keeps for a network. Its tokens are numbers of rooms.
+async fn list_network(
+    app: &App,
+    instance: &str,
+    (since, limit): (Option<&str>, usize),
+    filter: &DirectoryFilter,
+) -> MatrixResult<Json<Value>> {
+    let Some(network) = read_instance_id(instance) else {
+        return Err(MatrixError::invalid_param("There is no such network."));
+    };
+    let mut skip: usize = match since.filter(|text| !text.is_empty()) {
+        Some(text) => text
+            .parse()
+            .ok()
+            .filter(|skip| *skip < NETWORK_ROOMS_MAX)
+            .ok_or_else(|| MatrixError::invalid_param("`since` is no token of this server."))?,
+        None => 0,
+    };
+    let mut chunk = Vec::new();
+    let mut has_more = true;
+    while has_more && chunk.len() < limit && skip < NETWORK_ROOMS_MAX {
+        let rows = app.appservices.list_network(network, (skip, DIRECTORY_PAGE_MAX)).await?;
+        has_more = rows.len() == DIRECTORY_PAGE_MAX;
+        for row in rows {
+            if chunk.len() == limit {
+                has_more = true;
+                break;
+            }
+            skip += 1;
+            if filter.takes(&row) {
+                chunk.push(summary_json(&row.room_id, row.joined_count, &row.summary));
+            }
+        }
+    }
+    let mut answer = json!({ "chunk": chunk });
+    if has_more {
+        answer["next_batch"] = skip.to_string().into();
     }
     Ok(Json(answer))
 }

@@ -3,7 +3,7 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use ruma::{EventId, OwnedEventId, OwnedUserId, RoomId, UserId};
+use ruma::{EventId, OwnedEventId, OwnedUserId, RoomAliasId, RoomId, UserId};
 
 use crate::{
     accounts::sessions::Session,
@@ -39,7 +39,23 @@ pub fn parse_room_name(name: &str) -> MatrixResult<RoomName> {
 /// A room that the path names by ID or alias.
 pub async fn find_named_room(app: &App, name: &str) -> MatrixResult<Arc<Room>> {
     let parsed = parse_room_name(name)?;
-    app.rooms.find_named(&parsed).await?.ok_or_else(unknown_room)
+    match parsed {
+        RoomName::Id(_) => app.rooms.find_named(&parsed).await?.ok_or_else(unknown_room),
+        RoomName::Alias(alias) => find_by_alias(app, &alias).await?.ok_or_else(unknown_room),
+    }
+}
+
+/// The room of an alias, which an application service may make now that somebody asks for it
+/// (application-service API, "Querying").
+pub async fn find_by_alias(app: &App, alias: &RoomAliasId) -> MatrixResult<Option<Arc<Room>>> {
+    let found = app.rooms.find_by_alias(alias).await?;
+    if found.is_some() || alias.server_name() != app.rooms.server_name() {
+        return Ok(found);
+    }
+    match app.appservices.query_alias(alias).await? {
+        true => Ok(app.rooms.find_by_alias(alias).await?),
+        false => Ok(None),
+    }
 }
 
 /// A room that the user is in.

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::{
+    appservice::ensure_user,
     room_paths::{
         find_known_room, find_room, not_in_room, parse_room_name, parse_user_id, unknown_room,
     },
@@ -151,6 +152,7 @@ pub async fn invite(
         (None, Some(_)) => return Err(no_identity_server()),
         (None, None) => return Err(MatrixError::bad_json("`user_id` is missing.")),
     };
+    ensure_user(&app, &target).await?;
     refuse_blocked_invite(&app, &session, &room, &target).await?;
     let content = load_member_content(&app.accounts, &target, body.reason.as_deref()).await?;
     let change = MemberChange {
@@ -242,13 +244,13 @@ pub async fn get_joined_rooms(
     Ok(Json(json!({ "joined_rooms": joined })))
 }
 
-/// A member event that a client sends as state.
+/// A member event that a client sends as state: whose, what it says, and for application services
+/// when it happened.
 pub async fn change_by_state(
     app: &App,
     session: &Arc<Session>,
     room: &Arc<Room>,
-    target: OwnedUserId,
-    mut content: Map<String, Value>,
+    (target, mut content, timestamp_ms): (OwnedUserId, Map<String, Value>, Option<u64>),
 ) -> MatrixResult<Arc<StoredEvent>> {
     let membership = read_membership(&content)?;
     let is_own_leave = membership == Membership::Leave && target == session.user_id;
@@ -256,6 +258,7 @@ pub async fn change_by_state(
         refuse_suspended(session)?;
     }
     if membership == Membership::Invite {
+        ensure_user(app, &target).await?;
         refuse_blocked_invite(app, session, room, &target).await?;
     }
     // As with the endpoints of their own, name and picture are added unless the client says so.
@@ -270,7 +273,7 @@ pub async fn change_by_state(
         let event = app.rooms.find_member(room, &target).await?;
         return event.ok_or_else(|| MembershipError::NotInRoom.into());
     }
-    let event = app.rooms.change_membership(room, change).await?;
+    let event = app.rooms.change_membership_at(room, change, timestamp_ms).await?;
     app.ephemeral.note_membership(room, &target, membership).await;
     Ok(event)
 }

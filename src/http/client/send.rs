@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use axum::{
-    extract::State,
+    extract::{FromRequestParts, State},
+    http::request::Parts,
     response::{IntoResponse, Response},
 };
 use ruma::OwnedEventId;
@@ -28,12 +29,16 @@ use crate::{
     workflows::{carry_over::carry_settings_of_members, remove_guests::change_guest_access},
 };
 
+/// The largest number in canonical JSON (appendices, "Canonical JSON").
+const TIMESTAMP_MS_MAX: u64 = (1 << 53) - 1;
+
 /// `PUT /rooms/{roomId}/send/{eventType}/{txnId}`
 pub async fn send_message(
     State(app): State<AppState>,
     session: UserOrGuestSession,
     Path((room_id, kind, transaction_id)): Path<(String, String, String)>,
     Query(delay): Query<DelayQuery>,
+    timestamp: Timestamp,
     JsonBody(content): JsonBody<Map<String, Value>>,
 ) -> MatrixResult<Response> {
     if let Some(delay_ms) = delay.delay_ms {
@@ -42,12 +47,12 @@ pub async fn send_message(
         return Ok(delayed.await?.into_response());
     }
     let path = (room_id.as_str(), kind.as_str(), transaction_id);
-    Ok(send_now(&app, &session.0, path, content).await?.into_response())
+    Ok(send_now(&app, (&session.0, timestamp), path, content).await?.into_response())
 }
 
 async fn send_now(
     app: &App,
-    session: &Arc<Session>,
+    (session, timestamp): (&Arc<Session>, Timestamp),
     (room_id, kind, transaction_id): (&str, &str, String),
     content: Map<String, Value>,
 ) -> MatrixResult<RawJson> {
@@ -61,6 +66,7 @@ async fn send_now(
     };
     let mut request = EventRequest {
         sent_by: Some(sent_by),
+        timestamp_ms: timestamp.of(session)?,
         ..EventRequest::message(session.user_id.clone(), kind, Value::Object(content))
     };
     match app.rooms.check_message(&room, &mut request).await {
@@ -114,10 +120,11 @@ pub async fn put_state(
     session: UserOrGuestSession,
     Path((room_id, kind, state_key)): Path<(String, String, String)>,
     Query(delay): Query<DelayQuery>,
+    timestamp: Timestamp,
     JsonBody(content): JsonBody<Map<String, Value>>,
 ) -> MatrixResult<Response> {
     let event = (kind, state_key, content);
-    set_state_or_delay(&app, &session.0, &room_id, event, delay).await
+    set_state_or_delay(&app, (&session.0, timestamp), &room_id, event, delay).await
 }
 
 /// `PUT /rooms/{roomId}/state/{eventType}`, for an empty state key.
@@ -126,15 +133,16 @@ pub async fn put_state_without_key(
     session: UserOrGuestSession,
     Path((room_id, kind)): Path<(String, String)>,
     Query(delay): Query<DelayQuery>,
+    timestamp: Timestamp,
     JsonBody(content): JsonBody<Map<String, Value>>,
 ) -> MatrixResult<Response> {
     let event = (kind, String::new(), content);
-    set_state_or_delay(&app, &session.0, &room_id, event, delay).await
+    set_state_or_delay(&app, (&session.0, timestamp), &room_id, event, delay).await
 }
 
 async fn set_state_or_delay(
     app: &App,
-    session: &Arc<Session>,
+    (session, timestamp): (&Arc<Session>, Timestamp),
     room_id: &str,
     (kind, state_key, content): (String, String, Map<String, Value>),
     delay: DelayQuery,
@@ -144,21 +152,23 @@ async fn set_state_or_delay(
         let delayed = delayed_events::delay(app, session, room_id, event, delay_ms, None);
         return Ok(delayed.await?.into_response());
     }
-    Ok(set_state(app, session, room_id, (kind, state_key), content).await?.into_response())
+    Ok(set_state(app, (session, timestamp), room_id, (kind, state_key), content).await?.into_response())
 }
 
 async fn set_state(
     app: &App,
-    session: &Arc<Session>,
+    (session, timestamp): (&Arc<Session>, Timestamp),
     room_id: &str,
     (kind, state_key): (String, String),
     content: Map<String, Value>,
 ) -> MatrixResult<RawJson> {
     app.rate_limits.take(Action::Message, session, app.clock.now_ms())?;
+    let timestamp_ms = timestamp.of(session)?;
     let room = find_room(app, room_id).await?;
     if kind == MEMBER {
         let target = parse_user_id(&state_key)?;
-        let event = change_by_state(app, session, &room, target, content).await?;
+        let change = (target, content, timestamp_ms);
+        let event = change_by_state(app, session, &room, change).await?;
         return Ok(answer(&event));
     }
     refuse_suspended(session)?;
@@ -167,7 +177,10 @@ async fn set_state(
         return Err(super::room_paths::not_in_room());
     }
     let content = Value::Object(content);
-    let request = EventRequest::state(session.user_id.clone(), &kind, &state_key, content);
+    let request = EventRequest {
+        timestamp_ms,
+        ..EventRequest::state(session.user_id.clone(), &kind, &state_key, content)
+    };
     app.rooms.check_state(&room, &request, app.config.rooms.state_events_max).await?;
     let current = app.rooms.find_state_event(&room, &kind, &state_key).await?;
     let is_said_already = |current: &Arc<StoredEvent>| {
@@ -189,6 +202,34 @@ async fn set_state(
         tracing::warn!(room.id = %room.room_id, %error, "settings did not go along");
     }
     Ok(answer(&event))
+}
+
+/// The query parameter `ts`, with which application services say when something happened
+/// (application-service API, "Timestamp massaging"). It means nothing in requests of others.
+#[derive(Clone, Debug)]
+pub struct Timestamp(Option<String>);
+
+impl Timestamp {
+    /// Milliseconds since the Unix epoch; 400 for what `origin_server_ts` could not be.
+    fn of(&self, session: &Session) -> MatrixResult<Option<u64>> {
+        let Some(text) = self.0.as_ref().filter(|_| session.appservice.is_some()) else {
+            return Ok(None);
+        };
+        let is_possible = |ms: &u64| *ms <= TIMESTAMP_MS_MAX;
+        text.parse().ok().filter(is_possible).map(Some).ok_or_else(|| {
+            MatrixError::invalid_param("`ts` is no time in milliseconds since 1970.")
+        })
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Timestamp {
+    type Rejection = MatrixError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> MatrixResult<Self> {
+        let mut pairs = parts.uri.query().unwrap_or_default().split('&');
+        let found = pairs.find_map(|pair| pair.strip_prefix("ts="));
+        Ok(Self(found.map(ToOwned::to_owned)))
+    }
 }
 
 fn state_key_is_empty(request: &EventRequest) -> bool {

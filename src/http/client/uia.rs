@@ -48,6 +48,20 @@ pub async fn confirm_identity(
     }
 }
 
+/// As [`confirm_identity`], but application services need not prove anything: their users have no
+/// passwords (application-service API, "Device management", "Cross-signing").
+pub async fn confirm_unless_appservice(
+    app: &App,
+    session: &Session,
+    operation: &str,
+    body: &Value,
+) -> MatrixResult<()> {
+    match session.appservice {
+        Some(_) => Ok(()),
+        None => confirm_identity(app, session, operation, body).await,
+    }
+}
+
 /// Has somebody who is not logged in pass one of the flows.
 pub async fn pass_flows(
     app: &App,
