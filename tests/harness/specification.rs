@@ -33,6 +33,12 @@ const RULINGS: &[(&str, &str, &str)] = &[
         "status 401",
         "its prose asks for user-interactive authentication, which begins with this status",
     ),
+    (
+        "register",
+        "\"flows\" is a required property",
+        "application services without a good token get M_MISSING_TOKEN or M_UNKNOWN_TOKEN \
+         (application-service API, \"Server admin style permissions\")",
+    ),
 ];
 
 /// Errors that every operation may answer with (Client-Server API, "Standard error response").

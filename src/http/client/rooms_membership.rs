@@ -11,7 +11,8 @@ use serde_json::{Map, Value, json};
 use super::{
     appservice::ensure_user,
     room_paths::{
-        find_known_room, find_room, not_in_room, parse_room_name, parse_user_id, unknown_room,
+        find_by_alias, find_known_room, find_room, not_in_room, parse_room_name, parse_user_id,
+        unknown_room,
     },
     send::read_membership,
 };
@@ -26,7 +27,7 @@ use crate::{
         state::{App, AppState},
     },
     protocol::membership::Membership,
-    rooms::{EventRequest, MEMBER, MemberChange, MembershipError, Room, StoredEvent},
+    rooms::{EventRequest, MEMBER, MemberChange, MembershipError, Room, RoomName, StoredEvent},
     workflows::{
         carry_over::carry_settings_over,
         member_content::{blocks_invites, load_member_content},
@@ -318,6 +319,10 @@ async fn locate(
     via: ViaQuery,
 ) -> MatrixResult<RoomPlace> {
     let name = parse_room_name(name)?;
+    if let RoomName::Alias(alias) = &name {
+        // An application service may make it now.
+        find_by_alias(app, alias).await?;
+    }
     let via = via.via.into_iter().chain(via.server_name).collect();
     let parts = (&app.rooms, &app.federation);
     find_place(parts, &session.user_id, &name, via).await?.ok_or_else(unknown_room)

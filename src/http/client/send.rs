@@ -152,7 +152,9 @@ async fn set_state_or_delay(
         let delayed = delayed_events::delay(app, session, room_id, event, delay_ms, None);
         return Ok(delayed.await?.into_response());
     }
-    Ok(set_state(app, (session, timestamp), room_id, (kind, state_key), content).await?.into_response())
+    Ok(set_state(app, (session, timestamp), room_id, (kind, state_key), content)
+        .await?
+        .into_response())
 }
 
 async fn set_state(
