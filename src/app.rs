@@ -112,13 +112,6 @@ impl App {
         )
         .await?;
         let sync = start_sync(&config, &rooms, &accounts, (&ephemeral, &encryption, &push));
-        let sync = Sync::new(
-            rooms.clone(),
-            accounts.clone(),
-            (ephemeral.clone(), encryption.clone()),
-            push.counts().clone(),
-            sync_settings(&config),
-        );
         let state_events_max = config.rooms.state_events_max;
         let app = Arc::new(Self {
             rate_limits: RateLimits::new(config.rate_limits.clone()),

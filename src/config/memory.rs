@@ -60,13 +60,6 @@ impl CacheShare {
             Self::Sync => 3,
             Self::Media => 2,
             Self::Encryption => 8,
-            Self::Events => 36,
-            Self::Rooms => 22,
-            Self::State => 12,
-            Self::Users => 10,
-            Self::Identifiers => 8,
-            Self::Media => 2,
-            Self::Encryption => 10,
         }
     }
 }
@@ -82,8 +75,6 @@ mod tests {
     fn shares_add_up_to_the_whole_budget() {
         use CacheShare::{Accounts, Encryption, Ephemeral, Media, Push, Rooms, Sync};
         let sum: u64 = [Rooms, Accounts, Push, Ephemeral, Sync, Media, Encryption]
-        use CacheShare::{Encryption, Events, Identifiers, Media, Rooms, State, Users};
-        let sum: u64 = [Events, Rooms, State, Users, Identifiers, Media, Encryption]
             .map(CacheShare::percent)
             .iter()
             .sum();

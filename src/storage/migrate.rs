@@ -50,8 +50,8 @@ const MIGRATIONS: &[Migration] = migrations![
     "0012_erasures",
     "0013_delayed_events",
     "0014_graph",
+    "0015_encryption",
     "0016_appservices",
-    "0017_encryption"
 ];
 
 /// Applies what is missing, each migration in a transaction of its own; returns the names of

@@ -39,8 +39,6 @@ const RULINGS: &[(&str, &str, &str)] = &[
         "application services without a good token get M_MISSING_TOKEN or M_UNKNOWN_TOKEN \
          (application-service API, \"Server admin style permissions\")",
     ),
-    ),
-    (
 ];
 
 /// Errors that every operation may answer with (Client-Server API, "Standard error response").
