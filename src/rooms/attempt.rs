@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use super::{
     acceptance::Acceptance,
     append::{AppendError, EventRequest},
+    commit::write_event,
     event_store::{NewStoredEvent, StoredEvent, event_key},
     keep::DUMMY,
     registry::Engine,
@@ -36,7 +37,7 @@ use crate::{
     },
     storage::{
         self, EventNid, RoomNid, StateNid, WriteTx,
-        events::{NewEvent, Place, flags},
+        events::{Place, flags},
     },
 };
 
@@ -462,44 +463,5 @@ impl<'a> Attempt<'a> {
         summary::delete_relation(&mut self.tx, target);
         let redacted = target.redacted(Arc::new(event), Arc::clone(redaction));
         self.redacted.push((Arc::new(redacted), self.events.len()));
-    }
-}
-
-impl Engine {
-    /// Keeps the original of a redacted event as long as the configuration says.
-    pub fn keep_original(
-        &self,
-        tx: &mut WriteTx,
-        original: &Event,
-        nid: EventNid,
-        redacted_by: EventNid,
-    ) {
-        let retention = self.settings.redaction_retention_ms;
-        let keeps = retention != Some(0);
-        let expires = retention.map_or(i64::MAX.cast_unsigned(), |ms| self.clock.now_ms() + ms);
-        let original = keeps.then(|| original.json());
-        storage::redactions::insert(tx, nid, redacted_by, original, expires);
-    }
-}
-
-/// Queues an event's row, or what changes of it when it gets a place.
-pub(super) fn write_event(tx: &mut WriteTx, stored: &StoredEvent, place: Place, is_stored: bool) {
-    let row = NewEvent {
-        nid: stored.nid,
-        room_nid: stored.room_nid,
-        place,
-        state_nid: stored.state_nid,
-        state_key_nid: stored.state_key_nid,
-        replaces_nid: stored.replaces_nid,
-        flags: stored.flags,
-        notify_ordinal: stored.notify_ordinal,
-        origin_server_ts: stored.event.origin_server_ts(),
-        event_key: &event_key(stored.event.event_id()),
-        sent_by: stored.sent_by.as_deref(),
-        json: stored.event.json(),
-    };
-    match is_stored {
-        true => storage::events::place(tx, &row),
-        false => storage::events::insert(tx, &row),
     }
 }

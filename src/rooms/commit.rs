@@ -9,7 +9,7 @@ use super::{
     acceptance::Accepted,
     append::ExtraRows,
     attempt::Attempt,
-    event_store::StoredEvent,
+    event_store::{StoredEvent, event_key},
     registry::Engine,
     room::{Head, Room},
     state::State,
@@ -17,8 +17,12 @@ use super::{
     user_rooms::UserRoom,
 };
 use crate::{
-    protocol::membership::Membership,
-    storage::{self, Committed, EventNid, ORDERING_STEP, WriteTx, rooms::RoomRow},
+    protocol::{event::Event, membership::Membership},
+    storage::{
+        self, Committed, EventNid, ORDERING_STEP, WriteTx,
+        events::{NewEvent, Place},
+        rooms::RoomRow,
+    },
 };
 
 /// A room is weighed again at every such position of its events.
@@ -177,5 +181,44 @@ impl Head {
             joined_count: 0,
             invited_count: 0,
         }
+    }
+}
+
+impl Engine {
+    /// Keeps the original of a redacted event as long as the configuration says.
+    pub fn keep_original(
+        &self,
+        tx: &mut WriteTx,
+        original: &Event,
+        nid: EventNid,
+        redacted_by: EventNid,
+    ) {
+        let retention = self.settings.redaction_retention_ms;
+        let keeps = retention != Some(0);
+        let expires = retention.map_or(i64::MAX.cast_unsigned(), |ms| self.clock.now_ms() + ms);
+        let original = keeps.then(|| original.json());
+        storage::redactions::insert(tx, nid, redacted_by, original, expires);
+    }
+}
+
+/// Queues an event's row, or what changes of it when it gets a place.
+pub(super) fn write_event(tx: &mut WriteTx, stored: &StoredEvent, place: Place, is_stored: bool) {
+    let row = NewEvent {
+        nid: stored.nid,
+        room_nid: stored.room_nid,
+        place,
+        state_nid: stored.state_nid,
+        state_key_nid: stored.state_key_nid,
+        replaces_nid: stored.replaces_nid,
+        flags: stored.flags,
+        notify_ordinal: stored.notify_ordinal,
+        origin_server_ts: stored.event.origin_server_ts(),
+        event_key: &event_key(stored.event.event_id()),
+        sent_by: stored.sent_by.as_deref(),
+        json: stored.event.json(),
+    };
+    match is_stored {
+        true => storage::events::place(tx, &row),
+        false => storage::events::insert(tx, &row),
     }
 }

@@ -9,7 +9,8 @@ use serde_json::Value;
 use super::{
     acceptance::Accepted,
     append::{ATTEMPTS_MAX, AppendError, EventRequest},
-    attempt::{Attempt, AttemptError, write_event},
+    attempt::{Attempt, AttemptError},
+    commit::write_event,
     event_store::{NewStoredEvent, StoredEvent},
     fork::Placed,
     head_change::membership_number,

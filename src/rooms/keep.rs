@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 
 use super::{
     append::{ATTEMPTS_MAX, AppendError, EventRequest},
-    attempt::{Attempt, AttemptError, write_event},
+    attempt::{Attempt, AttemptError},
+    commit::write_event,
     event_store::{NewStoredEvent, StoredEvent, event_key},
     fork::Placed,
     placement::Lacking,

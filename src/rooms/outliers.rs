@@ -9,7 +9,7 @@ use std::{
 use ruma::{EventId, OwnedEventId};
 
 use super::{
-    attempt::write_event,
+    commit::write_event,
     event_store::{NewStoredEvent, StoredEvent},
     placement::check_by_auth_events,
     registry::Rooms,
