@@ -6,6 +6,7 @@ mod federation;
 mod migrate;
 mod operator;
 mod registration_token;
+mod room;
 mod serve;
 mod user;
 
@@ -69,6 +70,9 @@ enum Command {
     /// Register bridges and bots and see how they are doing, whether the server runs or not
     #[command(subcommand)]
     Appservice(appservice::AppserviceCommand),
+    /// See where rooms stand and whether all is well with them, whether the server runs or not
+    #[command(subcommand)]
+    Room(room::RoomCommand),
     /// Print a commented configuration file with every setting at its default
     GenerateConfig,
     /// Print the version
@@ -124,6 +128,7 @@ fn perform(command_line: CommandLine) -> Result<(), CommandError> {
         Command::RegistrationToken(command) => registration_token::run(&config.load()?, command),
         Command::Federation(command) => federation::run(&config.load()?, command),
         Command::Appservice(command) => appservice::run(&config.load()?, command),
+        Command::Room(command) => room::run(&config.load()?, command),
         Command::GenerateConfig => {
             print!("{EXAMPLE}");
             Ok(())

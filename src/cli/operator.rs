@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     CommandError,
     appservice::{AppserviceRequest, ListedAppservice},
+    room::{RoomLines, RoomRequest},
 };
 use crate::{
     accounts::{
@@ -75,6 +76,9 @@ pub(super) enum Request {
     Appservice {
         request: AppserviceRequest,
     },
+    Room {
+        request: RoomRequest,
+    },
 }
 
 /// What came of it.
@@ -89,6 +93,7 @@ pub(super) enum Outcome {
     /// Servers that something waits for.
     Destinations(Vec<ListedDestination>),
     Appservices(Vec<ListedAppservice>),
+    Room(RoomLines),
     /// A sentence that says what was done.
     Text(String),
     /// A sentence that says why not.
@@ -131,6 +136,8 @@ pub(super) struct ListedDestination {
 enum Refusal {
     #[error("{0} is no user of this server")]
     NotOurs(String),
+    #[error("this server knows no such room")]
+    UnknownRoom,
     #[error("there is no such token")]
     UnknownToken,
     #[error(transparent)]
@@ -206,6 +213,10 @@ async fn perform(app: &AppState, request: Request) -> Outcome {
             Request::Appservice { request } => {
                 let answered = super::appservice::answer(app, request).await;
                 return answered.map_err(Refusal::Appservice);
+            }
+            Request::Room { request } => {
+                let answer = super::room::answer(&app.rooms, request).await?;
+                return answer.map(Outcome::Room).ok_or(Refusal::UnknownRoom);
             }
             Request::Create { name, password, admin } => {
                 let flags = AccountFlags::default().with(AccountFlags::ADMIN, admin);

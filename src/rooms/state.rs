@@ -77,6 +77,11 @@ impl State {
         older.map.diff(&self.map).filter_map(change).collect()
     }
 
+    /// The rows that it is read from, and the bytes of their deltas.
+    pub(super) fn measure_chain(&self) -> (usize, usize) {
+        (self.chain.len(), self.chain.iter().map(|snapshot| snapshot.delta.len()).sum())
+    }
+
     pub(super) fn map(&self) -> &StateMap {
         &self.map
     }

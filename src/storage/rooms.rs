@@ -146,6 +146,17 @@ pub async fn list(db: &Database, nids: &[RoomNid]) -> Result<Vec<RoomRow>, Stora
     Ok(db.fetch_all(sql, &params).await?.into_iter().map(from_columns).collect())
 }
 
+/// The numbers of the rooms behind `after`, in rising order.
+pub async fn list_after(
+    db: &Database,
+    after: RoomNid,
+    limit: usize,
+) -> Result<Vec<RoomNid>, StorageError> {
+    let sql = "SELECT nid FROM rooms WHERE nid > $1 ORDER BY nid LIMIT $2";
+    let rows: Vec<(i64,)> = db.fetch_all(sql, &params![after, limit]).await?;
+    Ok(rows.into_iter().map(|(nid,)| RoomNid(nid)).collect())
+}
+
 /// The highest number in use.
 pub async fn load_newest(db: &Database) -> Result<RoomNid, StorageError> {
     let (nid,): (Option<i64>,) = db.fetch_one("SELECT max(nid) FROM rooms", &[]).await?;
