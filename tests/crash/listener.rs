@@ -3,14 +3,19 @@
 use std::collections::HashSet;
 
 use reqwest::Method;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use crate::{process::Process, writer::Writer};
+use crate::{
+    process::Process,
+    writer::{KEY_ALGORITHM, Writer},
+};
 
 /// Events a page of history.
 const PAGE: usize = 100;
 const MESSAGE: &str = "m.room.message";
 const TOPIC: &str = "m.room.topic";
+/// One-time keys of an upload; more than are claimed in one life of the server.
+const KEYS: usize = 300;
 
 pub struct Listener {
     token: String,
@@ -18,6 +23,10 @@ pub struct Listener {
     since: String,
     /// Messages seen so far, in order.
     seen: Vec<String>,
+    /// Lanes and numbers of messages to the device, in order.
+    told: Vec<(u64, u64)>,
+    /// How often one-time keys were uploaded.
+    uploads: usize,
 }
 
 impl Listener {
@@ -28,7 +37,44 @@ impl Listener {
         let path = "/_matrix/client/v3/sync";
         let answer = server.call(Method::GET, path, &token, Value::Null).await;
         let since = answer["next_batch"].as_str().unwrap().to_owned();
-        Self { token, room: room.to_owned(), since, seen: Vec::new() }
+        let room = room.to_owned();
+        let mut listener =
+            Self { token, room, since, seen: Vec::new(), told: Vec::new(), uploads: 0 };
+        listener.upload_keys(server).await;
+        listener
+    }
+
+    /// Uploads one-time keys, each with another ID than all before.
+    async fn upload_keys(&mut self, server: &Process) {
+        let id = |number: usize| format!("{KEY_ALGORITHM}:{}x{number}", self.uploads);
+        let keys: Map<String, Value> =
+            (0..KEYS).map(|number| (id(number), json!(format!("key {number}")))).collect();
+        let body = json!({ "one_time_keys": keys });
+        server.call(Method::POST, "/_matrix/client/v3/keys/upload", &self.token, body).await;
+        self.uploads += 1;
+    }
+
+    /// Every acknowledged message to the device came, once and in order, and no key was claimed
+    /// twice.
+    async fn check_device(&mut self, server: &Process, writers: &[Writer]) {
+        for writer in writers {
+            let lane = self.told.iter().filter(|(lane, _)| *lane == writer.lane as u64);
+            let numbers: Vec<u64> = lane.map(|(_, number)| *number).collect();
+            let expected: Vec<u64> = (0..writer.told as u64).collect();
+            assert_eq!(numbers, expected, "messages to the device, lane {}", writer.lane);
+        }
+        let claimed: Vec<_> = writers.iter().flat_map(|writer| &writer.claimed).collect();
+        let unique: HashSet<_> = claimed.iter().collect();
+        assert_eq!(unique.len(), claimed.len(), "a one-time key was claimed twice");
+        self.upload_keys(server).await;
+    }
+
+    /// Notes the messages to the device in an answer; false when there are no more.
+    fn hear(&mut self, answer: &Value) -> bool {
+        let events = answer["to_device"]["events"].as_array().cloned().unwrap_or_default();
+        let number = |event: &Value, key: &str| event["content"][key].as_u64().unwrap();
+        self.told.extend(events.iter().map(|e| (number(e, "lane"), number(e, "number"))));
+        !events.is_empty()
     }
 
     /// Syncs from the token of before the kill: every acknowledged message must come, once, and
@@ -49,10 +95,19 @@ impl Listener {
         self.seen.append(&mut new);
         check(&self.seen, writers, "sync");
 
-        let again = format!("/_matrix/client/v3/sync?since={}", self.since);
-        let answer = server.call(Method::GET, &again, &self.token, Value::Null).await;
-        let timeline = &answer["rooms"]["join"][&self.room]["timeline"]["events"];
-        assert!(list(timeline, MESSAGE).is_empty(), "a message came twice: {timeline}");
+        let mut has_more = self.hear(&answer);
+        loop {
+            let again = format!("/_matrix/client/v3/sync?since={}", self.since);
+            let answer = server.call(Method::GET, &again, &self.token, Value::Null).await;
+            let timeline = &answer["rooms"]["join"][&self.room]["timeline"]["events"];
+            assert!(list(timeline, MESSAGE).is_empty(), "a message came twice: {timeline}");
+            if !has_more {
+                break;
+            }
+            has_more = self.hear(&answer);
+            answer["next_batch"].as_str().unwrap().clone_into(&mut self.since);
+        }
+        self.check_device(server, writers).await;
     }
 
     /// The room's history holds every message once.

@@ -78,6 +78,10 @@ async fn survive(database: Option<String>) {
     listener.check_history(&server, &writers).await;
     let written: usize = writers.iter().map(Writer::acknowledged).sum();
     assert!(written > 0, "the load wrote nothing at all");
+    let claimed: usize = writers.iter().map(|writer| writer.claimed.len()).sum();
+    let told: usize = writers.iter().map(|writer| writer.told).sum();
+    assert!(claimed > 0 && told > 0, "{claimed} keys claimed, {told} messages to the device");
+    println!("{claimed} keys claimed, {told} messages to the device, none lost, none doubled");
     println!("{kills} kills, {written} messages acknowledged, none missing, none doubled");
 }
 

@@ -5,6 +5,11 @@ use serde_json::{Value, json};
 
 use crate::process::{Process, request};
 
+/// Whose device is written to, and whose one-time keys are claimed.
+pub const LISTENER: &str = "@listener:localhost";
+pub const DEVICE: &str = "PHONE";
+pub const KEY_ALGORITHM: &str = "test";
+
 /// The lane's user and what is known of their writes.
 pub struct Writer {
     pub lane: usize,
@@ -14,6 +19,10 @@ pub struct Writer {
     pub events: Vec<String>,
     /// The event IDs of the lane's topics; one that was repeated may be there twice.
     pub topics: Vec<String>,
+    /// How many messages to the listener's device were acknowledged; they are numbered.
+    pub told: usize,
+    /// The IDs of the listener's one-time keys that were claimed.
+    pub claimed: Vec<String>,
     /// The last note (account data) that was acknowledged.
     note: Option<usize>,
     /// What was on its way when the server died.
@@ -28,6 +37,8 @@ enum Write {
     Topic(usize),
     Note(usize),
     Receipt(usize),
+    Tell(usize),
+    Claim,
 }
 
 impl Writer {
@@ -39,6 +50,8 @@ impl Writer {
             room: String::new(),
             events: Vec::new(),
             topics: Vec::new(),
+            told: 0,
+            claimed: Vec::new(),
             note: None,
             pending: None,
             next: 0,
@@ -110,8 +123,10 @@ impl Writer {
         let number = self.next;
         self.next += 1;
         match number % 8 {
+            1 => Write::Tell(self.told),
             3 => Write::Topic(number),
             5 => Write::Note(number),
+            6 => Write::Claim,
             7 if !self.events.is_empty() => Write::Receipt(self.events.len() - 1),
             _ => Write::Message(self.events.len()),
         }
@@ -134,6 +149,16 @@ impl Writer {
                 let path = format!("{room}/receipt/m.read/{}", self.events[number]);
                 (Method::POST, path, json!({}))
             }
+            Write::Tell(number) => {
+                let path = format!("/_matrix/client/v3/sendToDevice/org.example.told/d{number}");
+                let content = json!({ "number": number, "lane": self.lane });
+                (Method::PUT, path, json!({ "messages": { LISTENER: { "*": content } } }))
+            }
+            Write::Claim => {
+                let path = "/_matrix/client/v3/keys/claim".to_owned();
+                let wanted = json!({ LISTENER: { DEVICE: KEY_ALGORITHM } });
+                (Method::POST, path, json!({ "one_time_keys": wanted }))
+            }
         }
     }
 
@@ -148,6 +173,11 @@ impl Writer {
             Write::Topic(_) => self.topics.push(event_id(answer)),
             Write::Note(number) => self.note = Some(number),
             Write::Receipt(_) => {}
+            Write::Tell(_) => self.told += 1,
+            Write::Claim => {
+                let keys = answer["one_time_keys"][LISTENER][DEVICE].as_object();
+                self.claimed.extend(keys.into_iter().flatten().map(|(key, _)| key.clone()));
+            }
         }
     }
 }
