@@ -96,21 +96,12 @@ impl App {
         )
         .await?;
         let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let federation = wire_federation(
-            &config,
-            &rooms,
-            &accounts,
-            (&ephemeral, signing_key),
-            (tasks.clone(), shutdown.clone()),
-        );
+        let background = (tasks.clone(), shutdown.clone());
+        let parts = (&ephemeral, &encryption, signing_key);
+        let federation = wire_federation(&config, &rooms, &accounts, parts, background.clone());
         let push = start_push(&config, &rooms, &accounts, &federation);
-        let media = Media::open(
-            &config,
-            clock.clone(),
-            (database.clone(), writer.clone()),
-            (tasks.clone(), shutdown.clone()),
-        )
-        .await?;
+        let store = (database.clone(), writer.clone());
+        let media = Media::open(&config, clock.clone(), store, background).await?;
         let sync = start_sync(&config, &rooms, &accounts, (&ephemeral, &encryption, &push));
         let state_events_max = config.rooms.state_events_max;
         let app = Arc::new(Self {
@@ -248,7 +239,7 @@ fn wire_federation(
     config: &Config,
     rooms: &Rooms,
     accounts: &Arc<Accounts>,
-    (ephemeral, signing_key): (&Ephemeral, SigningKey),
+    (ephemeral, encryption, signing_key): (&Ephemeral, &Encryption, SigningKey),
     background: (TaskTracker, CancellationToken),
 ) -> Federation {
     let section = &config.federation;
@@ -258,8 +249,9 @@ fn wire_federation(
         key_servers: section.key_servers.clone(),
         old_keys: Vec::new(),
     };
-    let (rooms, accounts, ephemeral) = (rooms.clone(), accounts.clone(), ephemeral.clone());
-    Federation::new(settings, rooms, accounts, ephemeral, (outbound, signing_key), background)
+    let (rooms, accounts) = (rooms.clone(), accounts.clone());
+    let parts = (ephemeral.clone(), encryption.clone());
+    Federation::new(settings, rooms, accounts, parts, (outbound, signing_key), background)
 }
 
 fn start_sync(

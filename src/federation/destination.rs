@@ -7,18 +7,23 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use ruma::OwnedServerName;
+use ruma::{OwnedServerName, OwnedUserId};
 use tokio::sync::Notify;
 
 use super::edu_queue::EduQueue;
-use crate::storage::{
-    EventNid, RoomNid,
-    destinations::{DestinationRow, MissedRoomRow, TransactionRow},
+use crate::{
+    encryption::DeviceUpdate,
+    storage::{
+        EventNid, RoomNid,
+        destinations::{DestinationRow, MissedRoomRow, TransactionRow},
+    },
 };
 
 /// Events that wait for one server. Of more, only the latest of each room is kept: the server asks
 /// for those before it.
 const QUEUE_EVENTS_MAX: usize = 500;
+/// Changes of devices that wait for one server.
+const DEVICE_UPDATES_MAX: usize = 1000;
 /// A server that does not answer is tried again after this, doubled with every failure …
 const RETRY_MS_MIN: u64 = 5_000;
 /// … up to this.
@@ -47,7 +52,9 @@ pub struct DestinationState {
     /// The latest event of each room of which something had to be dropped. Sent before the queue.
     missed: BTreeMap<RoomNid, Pending>,
     pub edus: EduQueue,
-    /// Whether messages to devices or changes of device lists may wait in the database.
+    /// The latest change of each device of ours that the server has not heard of.
+    device_updates: BTreeMap<(OwnedUserId, Option<String>), DeviceUpdate>,
+    /// Whether messages to devices may wait in the database.
     pub has_stored_edus: bool,
     /// A transaction that was sent and not answered.
     pub unanswered: Option<TransactionRow>,
@@ -88,7 +95,33 @@ impl DestinationState {
             || !self.queue.is_empty()
             || !self.missed.is_empty()
             || !self.edus.is_empty()
+            || !self.device_updates.is_empty()
             || self.has_stored_edus
+    }
+
+    /// Adds a change of a device; of too many, the oldest ones are given up: the server notices that
+    /// it lacks some when it gets a later one.
+    pub fn add_device_update(&mut self, update: DeviceUpdate) {
+        let key = (update.user_id.clone(), update.device_id.clone());
+        self.device_updates.insert(key, update);
+        if self.device_updates.len() > DEVICE_UPDATES_MAX {
+            let oldest = self.device_updates.iter().min_by_key(|(_, update)| update.position);
+            if let Some(key) = oldest.map(|(key, _)| key.clone()) {
+                self.device_updates.remove(&key);
+            }
+        }
+    }
+
+    /// Takes changes of devices, at most `max`, in their order.
+    pub fn take_device_updates(&mut self, max: usize) -> Vec<DeviceUpdate> {
+        let mut updates: Vec<_> = self.device_updates.values().cloned().collect();
+        updates.sort_by_key(|update| update.position);
+        updates.truncate(max);
+        for update in &updates {
+            let key = (update.user_id.clone(), update.device_id.clone());
+            self.device_updates.remove(&key);
+        }
+        updates
     }
 
     /// How many events wait.

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::Federation;
 use crate::{
+    encryption::EduError,
     ephemeral::{NewReceipt, PresenceState, ReceiptKind, RemotePresence},
     protocol::{membership::Membership, server_acl::is_server_allowed},
     rooms::Room,
@@ -81,11 +82,25 @@ impl Federation {
     }
 
     async fn receive_edu(&self, origin: &ServerName, edu: Edu) -> Result<(), StorageError> {
-        match edu.edu_type.as_str() {
-            "m.typing" => self.receive_typing(origin, edu.content).await,
-            "m.receipt" => self.receive_receipts(origin, edu.content).await,
-            "m.presence" => self.receive_presence(origin, edu.content).await,
-            _ => Ok(()),
+        let (encryption, content) = (self.encryption(), edu.content);
+        let applied = match edu.edu_type.as_str() {
+            "m.typing" => return self.receive_typing(origin, content).await,
+            "m.receipt" => return self.receive_receipts(origin, content).await,
+            "m.presence" => return self.receive_presence(origin, content).await,
+            "m.device_list_update" => encryption.apply_device_list_update(origin, content).await,
+            "m.signing_key_update" | "org.matrix.signing_key_update" => {
+                encryption.apply_signing_key_update(origin, content).await
+            }
+            "m.direct_to_device" => encryption.apply_direct_to_device(origin, content).await,
+            _ => return Ok(()),
+        };
+        match applied {
+            Err(EduError::Storage(error)) => Err(error),
+            Err(error) => {
+                tracing::debug!(server.name = %origin, %error, "an EDU is ignored");
+                Ok(())
+            }
+            Ok(()) => Ok(()),
         }
     }
 

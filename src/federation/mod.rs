@@ -4,6 +4,7 @@
 
 mod authenticate;
 mod destination;
+mod device_keys;
 mod edu_queue;
 mod edus;
 mod handshake_error;
@@ -48,10 +49,11 @@ pub use self::{
     room_answer::JoinAnswer,
     server_keys::ServerKeys,
 };
-use self::{receive::OriginLocks, source::PeerSource};
+use self::{device_keys::PeerKeys, receive::OriginLocks, source::PeerSource};
 use crate::{
     accounts::Accounts,
     clock::Clock,
+    encryption::Encryption,
     ephemeral::Ephemeral,
     outbound::Outbound,
     protocol::signing::SigningKey,
@@ -79,6 +81,7 @@ struct Inner {
     rooms: Rooms,
     accounts: Arc<Accounts>,
     ephemeral: Ephemeral,
+    encryption: Encryption,
     peers: Peers,
     keys: ServerKeys,
     outbox: Outbox,
@@ -91,7 +94,7 @@ impl Federation {
         settings: FederationSettings,
         rooms: Rooms,
         accounts: Arc<Accounts>,
-        ephemeral: Ephemeral,
+        (ephemeral, encryption): (Ephemeral, Encryption),
         (outbound, signing_key): (Outbound, SigningKey),
         (tasks, shutdown): (TaskTracker, CancellationToken),
     ) -> Self {
@@ -100,6 +103,7 @@ impl Federation {
         let notaries = settings.key_servers.clone();
         let keys = ServerKeys::new(peers.clone(), rooms.clock().clone(), store, notaries);
         if settings.enabled {
+            encryption.set_remote_keys(Arc::new(PeerKeys(peers.clone())));
             rooms.set_event_source(Arc::new(PeerSource::new(peers.clone(), keys.clone())));
         }
         let presence = ephemeral.presence.clone();
@@ -107,12 +111,12 @@ impl Federation {
             rooms.clone(),
             peers.clone(),
             presence,
+            encryption.clone(),
             settings.enabled,
             (tasks, shutdown),
         );
         let origin_locks = OriginLocks::default();
-        let inner =
-            Inner { settings, rooms, accounts, ephemeral, peers, keys, outbox, origin_locks };
+        let inner = Inner { settings, rooms, accounts, ephemeral, encryption, peers, keys, outbox, origin_locks };
         Self(Arc::new(inner))
     }
 
@@ -125,6 +129,7 @@ impl Federation {
         outbox.restore().await?;
         tasks.spawn(outbox.clone().run());
         tasks.spawn(outbox.clone().run_keeping());
+        tasks.spawn(outbox.clone().run_device_watch(self.0.encryption.clone()));
         tasks.spawn(self.clone().run_expiry());
         let listening = outbox.clone();
         let (spawner, handle) = (tasks.clone(), tokio::runtime::Handle::current());
@@ -190,6 +195,10 @@ impl Federation {
 
     fn accounts(&self) -> &Accounts {
         &self.0.accounts
+    }
+
+    fn encryption(&self) -> &Encryption {
+        &self.0.encryption
     }
 
     fn ephemeral(&self) -> &Ephemeral {

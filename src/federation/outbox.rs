@@ -20,6 +20,7 @@ use super::{
     peers::Peers,
 };
 use crate::{
+    encryption::Encryption,
     ephemeral::Presence,
     protocol::membership::Membership,
     rooms::{Acceptance, AcceptanceHook, Accepted, EventRequest, MEMBER, Room, Rooms, StoredEvent},
@@ -38,6 +39,7 @@ pub(super) struct Inner {
     pub rooms: Rooms,
     pub peers: Peers,
     pub presence: Presence,
+    pub encryption: Encryption,
     pub slots: Arc<Semaphore>,
     pub destinations: Mutex<HashMap<OwnedServerName, Arc<Destination>>>,
     /// Up to where events have been given to destinations.
@@ -68,6 +70,7 @@ impl Outbox {
         rooms: Rooms,
         peers: Peers,
         presence: Presence,
+        encryption: Encryption,
         is_enabled: bool,
         (tasks, shutdown): (TaskTracker, CancellationToken),
     ) -> Self {
@@ -76,6 +79,7 @@ impl Outbox {
             rooms,
             peers,
             presence,
+            encryption,
             slots: Arc::new(Semaphore::new(SENDS_AT_ONCE_MAX)),
             destinations: Mutex::default(),
             cursor: Mutex::new(OutboxCursor::START),

@@ -5,7 +5,7 @@
 use std::{sync::Arc, time::Duration};
 
 use hyper::{Method, StatusCode};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{
     destination::{Destination, Pending},
@@ -24,6 +24,10 @@ use crate::{
 
 /// A large room's events take the other server a while.
 const LIMITS: Limits = Limits { timeout: Duration::from_secs(60), body_bytes_max: 1 << 20 };
+/// Changes of devices in one transaction: of cross-signing keys each is told in two ways.
+const DEVICE_UPDATES_MAX: usize = 20;
+/// Messages to devices in one transaction.
+const DIRECT_MESSAGES_MAX: usize = 40;
 /// Random letters of a transaction ID.
 const TRANSACTION_ID_LENGTH: usize = 16;
 /// How long the store is left alone when it fails.
@@ -129,6 +133,10 @@ impl Outbox {
                 return Ok(true);
             }
         }
+        if transaction.edu_position > 0 {
+            let (encryption, upto) = (&self.0.encryption, transaction.edu_position);
+            encryption.confirm_direct_messages(&destination.name, upto).await?;
+        }
         destination.state.lock().unanswered = None;
         let mut tx = WriteTx::new();
         destinations::delete_transaction(&mut tx, name, &transaction.transaction_id);
@@ -148,11 +156,18 @@ impl Outbox {
             json.push('}');
             serde_json::from_str(&json).ok()
         };
-        let (pending, edus) = {
+        let (pending, updates, mut edus) = {
             let mut state = destination.state.lock();
-            state.has_stored_edus = false;
-            (state.take_events(PDUS_MAX), state.edus.take(EDUS_MAX, presence_of))
+            let updates = state.take_device_updates(DEVICE_UPDATES_MAX);
+            let others = EDUS_MAX - 2 * DEVICE_UPDATES_MAX - DIRECT_MESSAGES_MAX;
+            (state.take_events(PDUS_MAX), updates, state.edus.take(others, presence_of))
         };
+        for update in &updates {
+            for (kind, content) in self.0.encryption.describe_device_update(update).await? {
+                edus.push(json!({ "edu_type": kind, "content": content }));
+            }
+        }
+        let edu_position = self.add_direct_messages(destination, &mut edus).await?;
         if pending.is_empty() && edus.is_empty() {
             return Ok(None);
         }
@@ -166,7 +181,7 @@ impl Outbox {
         let clock = self.0.rooms.clock();
         let transaction = TransactionRow {
             transaction_id: clock.random_text(TRANSACTION_ID_LENGTH),
-            edu_position: 0,
+            edu_position,
             content: self.write(&pdus, &edus, clock.now_ms()),
         };
         metrics::counter!("hearth_federation_sent_pdus_total").increment(pdus.len() as u64);
@@ -176,6 +191,28 @@ impl Outbox {
         destinations::save_transaction(&mut tx, destination.name.as_str(), &transaction);
         self.0.rooms.writer().commit(tx).await?;
         Ok(Some(transaction))
+    }
+
+    /// Adds messages to devices; returns how far they go, 0 when there are none.
+    async fn add_direct_messages(
+        &self,
+        destination: &Destination,
+        edus: &mut Vec<Value>,
+    ) -> Result<i64, StorageError> {
+        if !std::mem::take(&mut destination.state.lock().has_stored_edus) {
+            return Ok(0);
+        }
+        let all = (0, i64::MAX);
+        let encryption = &self.0.encryption;
+        let messages =
+            encryption.list_direct_messages(&destination.name, all, DIRECT_MESSAGES_MAX).await?;
+        // There may be more.
+        destination.state.lock().has_stored_edus |= messages.len() == DIRECT_MESSAGES_MAX;
+        for message in &messages {
+            let content: Value = serde_json::from_str(&message.content).unwrap_or_default();
+            edus.push(json!({ "edu_type": "m.direct_to_device", "content": content }));
+        }
+        Ok(messages.last().map_or(0, |message| message.position))
     }
 
     async fn load(&self, pending: &[Pending]) -> Result<Vec<String>, StorageError> {

@@ -429,6 +429,10 @@ fn route_federation(routes: Routes) -> Routes {
         .federation("v1", "/query/{kind}", get(query::refuse_other))
         // public_rooms.rs
         .federation("v1", "/publicRooms", public_rooms)
+        // devices.rs
+        .federation("v1", "/user/devices/{user_id}", get(federation::devices::get_devices))
+        .federation("v1", "/user/keys/query", post(federation::devices::query_keys))
+        .federation("v1", "/user/keys/claim", post(federation::devices::claim_keys))
         // hierarchy.rs
         .federation("v1", "/hierarchy/{room_id}", get(hierarchy::get_hierarchy))
 }

@@ -199,10 +199,24 @@ pub async fn list_transactions(
     Ok(rows.into_iter().map(row).collect())
 }
 
+/// The cursor of what is no event: changes of devices.
+pub fn save_device_cursor(tx: &mut WriteTx, cursor: OutboxCursor) {
+    tx.push(&SAVE_CURSOR, vec![2.into(), cursor.position.into(), cursor.event.into()]);
+}
+
 /// `None` before anything was ever looked through.
 pub async fn find_cursor(db: &Database) -> Result<Option<OutboxCursor>, StorageError> {
-    let sql = "SELECT position, event_nid FROM outbox_cursor WHERE id = 1";
-    let row: Option<(i64, i64)> = db.fetch_optional(sql, &[]).await?;
+    find_cursor_of(db, 1).await
+}
+
+/// As [`find_cursor`], for what is no event.
+pub async fn find_device_cursor(db: &Database) -> Result<Option<OutboxCursor>, StorageError> {
+    find_cursor_of(db, 2).await
+}
+
+async fn find_cursor_of(db: &Database, id: i64) -> Result<Option<OutboxCursor>, StorageError> {
+    let sql = "SELECT position, event_nid FROM outbox_cursor WHERE id = $1";
+    let row: Option<(i64, i64)> = db.fetch_optional(sql, &params![id]).await?;
     Ok(row.map(|(position, event)| OutboxCursor { position, event: EventNid(event) }))
 }
 

@@ -1,6 +1,7 @@
 //! The Server-Server API: requests of other servers become calls of the modules below. The routes
 //! stand in `router.rs`.
 
+pub mod devices;
 pub mod errors;
 pub mod events;
 pub mod hierarchy;

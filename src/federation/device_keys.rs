@@ -1,0 +1,150 @@
+//! Keys of devices across servers (server-server API, "End-to-End Encryption", "Device Management",
+//! "Send-to-device messaging"): asking for them, and seeing to it that changes of ours and messages
+//! to devices elsewhere are sent. What they mean is `encryption`'s business.
+
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use ruma::{ServerName, UserId};
+use serde_json::Value;
+
+use super::{
+    outbox::Outbox,
+    peers::{PeerRequest, Peers, path},
+};
+use crate::{
+    encryption::{Encryption, RemoteError, RemoteKeys},
+    storage::{
+        EventNid, StorageError, WriteTx,
+        destinations::{self, OutboxCursor},
+    },
+};
+
+/// The keys of all devices of a large room's users.
+const KEYS_BYTES_MAX: usize = 32 << 20;
+/// How soon after a write it is looked whether it concerns other servers; several share one look.
+const LOOK_PAUSE: Duration = Duration::from_millis(200);
+/// Changes of devices that are looked through at once.
+const UPDATES_AT_ONCE_MAX: usize = 500;
+
+/// Asks other servers for keys.
+pub struct PeerKeys(pub Peers);
+
+impl PeerKeys {
+    async fn ask(
+        &self,
+        server: &ServerName,
+        request: PeerRequest,
+        timeout: Duration,
+    ) -> Result<Value, RemoteError> {
+        let answer = self.0.ask(server, request.limited(timeout, KEYS_BYTES_MAX)).await;
+        answer.map_err(|error| RemoteError::new(error.to_string()))
+    }
+}
+
+impl RemoteKeys for PeerKeys {
+    fn query<'a>(
+        &'a self,
+        server: &'a ServerName,
+        body: Value,
+        timeout: Duration,
+    ) -> BoxFuture<'a, Result<Value, RemoteError>> {
+        let path = "/_matrix/federation/v1/user/keys/query".to_owned();
+        Box::pin(async move { self.ask(server, PeerRequest::post(path, &body), timeout).await })
+    }
+
+    fn claim<'a>(
+        &'a self,
+        server: &'a ServerName,
+        body: Value,
+        timeout: Duration,
+    ) -> BoxFuture<'a, Result<Value, RemoteError>> {
+        let path = "/_matrix/federation/v1/user/keys/claim".to_owned();
+        Box::pin(async move { self.ask(server, PeerRequest::post(path, &body), timeout).await })
+    }
+
+    fn fetch_devices<'a>(
+        &'a self,
+        user: &'a UserId,
+        timeout: Duration,
+    ) -> BoxFuture<'a, Result<Value, RemoteError>> {
+        let path = path("/_matrix/federation/v1/user/devices", [user.as_str()], &[]);
+        let request = PeerRequest::get(path);
+        Box::pin(async move { self.ask(user.server_name(), request, timeout).await })
+    }
+}
+
+impl Outbox {
+    /// Follows the stream for changes of devices and messages to devices elsewhere, until shutdown.
+    pub async fn run_device_watch(self, encryption: Encryption) {
+        let mut published = self.0.rooms.writer().subscribe();
+        let mut cursor = match self.load_device_cursor().await {
+            Ok(cursor) => cursor,
+            Err(error) => {
+                tracing::error!(%error, "other servers do not hear of devices");
+                return;
+            }
+        };
+        // Messages that waited at the last stop are older than the cursor.
+        let mut messages_after = 0;
+        loop {
+            let upto = *published.borrow_and_update();
+            match self.look_at_devices(&encryption, (cursor, upto), messages_after).await {
+                Ok(()) => {
+                    messages_after = upto;
+                    cursor = upto;
+                }
+                Err(error) => tracing::warn!(%error, "changes of devices are looked for again"),
+            }
+            let next = async {
+                let _ = published.changed().await;
+                tokio::time::sleep(LOOK_PAUSE).await;
+            };
+            tokio::select! {
+                () = next => {}
+                () = self.stopping() => return,
+            }
+        }
+    }
+
+    async fn look_at_devices(
+        &self,
+        encryption: &Encryption,
+        (after, upto): (i64, i64),
+        messages_after: i64,
+    ) -> Result<(), StorageError> {
+        for server in encryption.list_message_destinations(messages_after).await? {
+            if let Ok(server) = ServerName::parse(&server) {
+                self.wake(&server);
+            }
+        }
+        let mut after = after;
+        let mut has_news = false;
+        loop {
+            let updates =
+                encryption.list_device_updates((after, upto), UPDATES_AT_ONCE_MAX).await?;
+            let Some(last) = updates.last() else { break };
+            after = last.position;
+            has_news = true;
+            for update in updates {
+                for server in self.list_neighbours(&update.user_id).await? {
+                    let update = update.clone();
+                    self.give(&server, |state| state.add_device_update(update));
+                }
+            }
+        }
+        if has_news {
+            let mut tx = WriteTx::new();
+            let cursor = OutboxCursor { position: after, event: EventNid(0) };
+            destinations::save_device_cursor(&mut tx, cursor);
+            self.0.rooms.writer().commit(tx).await?;
+        }
+        Ok(())
+    }
+
+    async fn load_device_cursor(&self) -> Result<i64, StorageError> {
+        let rooms = &self.0.rooms;
+        let kept = destinations::find_device_cursor(rooms.database()).await?;
+        Ok(kept.map_or_else(|| rooms.writer().position(), |cursor| cursor.position))
+    }
+}
