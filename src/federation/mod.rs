@@ -116,7 +116,17 @@ impl Federation {
             (tasks, shutdown),
         );
         let origin_locks = OriginLocks::default();
-        let inner = Inner { settings, rooms, accounts, ephemeral, encryption, peers, keys, outbox, origin_locks };
+        let inner = Inner {
+            settings,
+            rooms,
+            accounts,
+            ephemeral,
+            encryption,
+            peers,
+            keys,
+            outbox,
+            origin_locks,
+        };
         Self(Arc::new(inner))
     }
 
