@@ -14,6 +14,7 @@ use super::{
     receive::{EDUS_MAX, PDUS_MAX},
 };
 use crate::{
+    encryption::DeviceUpdate,
     outbound::Limits,
     protocol::canonical_json,
     storage::{
@@ -162,22 +163,24 @@ impl Outbox {
             let others = EDUS_MAX - 2 * DEVICE_UPDATES_MAX - DIRECT_MESSAGES_MAX;
             (state.take_events(PDUS_MAX), updates, state.edus.take(others, presence_of))
         };
-        for update in &updates {
-            for (kind, content) in self.0.encryption.describe_device_update(update).await? {
-                edus.push(json!({ "edu_type": kind, "content": content }));
-            }
-        }
-        let edu_position = self.add_direct_messages(destination, &mut edus).await?;
-        if pending.is_empty() && edus.is_empty() {
-            return Ok(None);
-        }
-        let pdus = match self.load(&pending).await {
-            Ok(pdus) => pdus,
+        let work = async {
+            self.describe_updates(&updates, &mut edus).await?;
+            let edu_position = self.add_direct_messages(destination, &mut edus).await?;
+            Ok::<_, StorageError>((edu_position, self.load(&pending).await?))
+        };
+        let (edu_position, pdus) = match work.await {
+            Ok(loaded) => loaded,
             Err(error) => {
-                destination.state.lock().put_back(pending);
+                let mut state = destination.state.lock();
+                state.put_back(pending);
+                updates.into_iter().for_each(|update| state.add_device_update(update));
+                state.has_stored_edus = true;
                 return Err(error);
             }
         };
+        if pdus.is_empty() && edus.is_empty() {
+            return Ok(None);
+        }
         let clock = self.0.rooms.clock();
         let transaction = TransactionRow {
             transaction_id: clock.random_text(TRANSACTION_ID_LENGTH),
@@ -191,6 +194,19 @@ impl Outbox {
         destinations::save_transaction(&mut tx, destination.name.as_str(), &transaction);
         self.0.rooms.writer().commit(tx).await?;
         Ok(Some(transaction))
+    }
+
+    async fn describe_updates(
+        &self,
+        updates: &[DeviceUpdate],
+        edus: &mut Vec<Value>,
+    ) -> Result<(), StorageError> {
+        for update in updates {
+            for (kind, content) in self.0.encryption.describe_device_update(update).await? {
+                edus.push(json!({ "edu_type": kind, "content": content }));
+            }
+        }
+        Ok(())
     }
 
     /// Adds messages to devices; returns how far they go, 0 when there are none.

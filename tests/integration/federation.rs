@@ -303,6 +303,46 @@ two_servers! {
         let expect: Vec<_> = (0..30).rev().map(|number| format!("number {number}")).collect();
         assert_eq!(texts, expect);
     }
+
+    async fn devices_and_messages_to_them_reach_other_servers(one: Backend, two: Backend) {
+        let pair = start_pair(one, two).await;
+        let (alice, bob) = (&pair.alice, &pair.bob);
+        let room = create(alice, json!({ "preset": "public_chat" })).await;
+        join(bob, &room, &pair.names[0]).await;
+        await_membership(alice, &room, &bob.user_id, "join").await;
+        let since = next_batch(&sync(alice, None).await);
+        let keys = json!({
+            "user_id": bob.user_id, "device_id": bob.device_id, "algorithms": ["m.olm.v1"],
+            "keys": { format!("ed25519:{}", bob.device_id): "c2VjcmV0" }, "signatures": {},
+        });
+        let one_time = json!({ "signed_curve25519:AAAA": { "key": "a2V5", "signatures": {} } });
+        let body = json!({ "device_keys": keys, "one_time_keys": one_time });
+        bob.post("/_matrix/client/v3/keys/upload", &body).await.ok();
+        let has_changed = |answer: &Value| {
+            let changed = answer["device_lists"]["changed"].as_array()?;
+            changed.contains(&json!(bob.user_id)).then_some(())
+        };
+        wait_for(alice, &since, has_changed).await;
+        let body = json!({ "device_keys": { &bob.user_id: [] } });
+        let found = alice.post("/_matrix/client/v3/keys/query", &body).await.ok();
+        let device = &found["device_keys"][&bob.user_id][&bob.device_id];
+        assert_eq!(device["algorithms"], json!(["m.olm.v1"]), "{found}");
+        let body = json!({
+            "one_time_keys": { &bob.user_id: { &bob.device_id: "signed_curve25519" } },
+        });
+        let claimed = alice.post("/_matrix/client/v3/keys/claim", &body).await.ok();
+        let claimed = &claimed["one_time_keys"][&bob.user_id][&bob.device_id];
+        assert!(claimed["signed_curve25519:AAAA"].is_object(), "{claimed}");
+        let since = next_batch(&sync(bob, None).await);
+        let body = json!({ "messages": { &bob.user_id: { &bob.device_id: { "word": "hush" } } } });
+        alice.put("/_matrix/client/v3/sendToDevice/m.test/1", &body).await.ok();
+        let heard = |answer: &Value| {
+            let events = answer["to_device"]["events"].as_array()?;
+            events.iter().find(|event| event["content"]["word"] == "hush").cloned()
+        };
+        let (event, _) = wait_for(bob, &since, heard).await;
+        assert_eq!(event["sender"], alice.user_id);
+    }
 }
 
 /// Waits until an event is there.
