@@ -39,6 +39,9 @@ pub struct EventRequest {
     pub content: Value,
     /// For `m.room.redaction`.
     pub redacts: Option<OwnedEventId>,
+    /// Whether an administrator of this server asks, who may redact what its users have sent without
+    /// the power for it (client-server API, "Redactions").
+    pub by_administrator: bool,
     /// Milliseconds since the epoch, where an application service sets it.
     pub timestamp_ms: Option<u64>,
     /// The client's transaction, which makes the request idempotent.
@@ -59,6 +62,7 @@ impl EventRequest {
             state_key: Some(state_key.to_owned()),
             content,
             redacts: None,
+            by_administrator: false,
             timestamp_ms: None,
             sent_by: None,
         }

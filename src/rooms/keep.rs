@@ -312,6 +312,7 @@ pub(super) fn request_of(placed: &Placed) -> EventRequest {
         state_key: event.state_key().map(ToOwned::to_owned),
         content: event.content_as().unwrap_or(Value::Null),
         redacts: placed.redacts.clone(),
+        by_administrator: false,
         timestamp_ms: None,
         sent_by: None,
     }

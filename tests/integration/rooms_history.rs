@@ -134,6 +134,26 @@ both_databases! {
         assert_ne!(event_id(other.put(&path, &body).await), id);
     }
 
+    async fn administrators_redact_what_users_of_this_server_sent(backend: Backend) {
+        let server = Server::start(backend).await;
+        let alice = server.register("alice").await;
+        let bob = server.register("bob").await;
+        let carol = server.register("carol").await;
+        server.app.accounts.set_flag(
+            ruma::user_id!("@bob:hearth.test"), hearth::accounts::flags::AccountFlags::ADMIN, true,
+        ).await.unwrap();
+        let room = create_room(&alice, json!({ "preset": "public_chat" })).await;
+        for member in [&bob, &carol] {
+            join(member, &room).await.ok();
+        }
+        let said = say(&alice, &room, "by alice").await;
+        let path = format!("{V3}/rooms/{room}/redact/{}/1", said);
+        carol.put(&path, &json!({})).await.error(403, "M_FORBIDDEN");
+        bob.put(&path, &json!({ "reason": "spam" })).await.ok();
+        let path = format!("{V3}/rooms/{room}/event/{}", said);
+        assert_eq!(carol.get(&path).await.ok()["content"], json!({}));
+    }
+
     async fn redactions_empty_events_in_every_version(backend: Backend) {
         let server = Server::start(backend).await;
         let alice = server.register("alice").await;

@@ -108,6 +108,7 @@ pub async fn redact(
     let request = EventRequest {
         sent_by: Some(sent_by),
         redacts: Some(target),
+        by_administrator: session.is_admin,
         ..EventRequest::message(session.user_id.clone(), "m.room.redaction", content)
     };
     let event = app.rooms.send(&room, request).await?;
