@@ -11,19 +11,17 @@ use hyper::{
     header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue},
 };
 use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
+    client::legacy::Client,
     rt::{TokioExecutor, TokioTimer},
 };
 use parking_lot::Mutex;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::registration::Service;
-use crate::clock::Clock;
+use crate::{clock::Clock, outbound::DirectConnector};
 
 /// The largest answer, bytes.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
-/// How long a connection may take.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections that stay open to one service without a request, and for how long.
 const IDLE_CONNECTIONS_MAX: usize = 2;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -59,7 +57,7 @@ pub struct Wire(Arc<Inner>);
 
 struct Inner {
     clock: Clock,
-    client: Client<HttpConnector, Full<Bytes>>,
+    client: Client<DirectConnector, Full<Bytes>>,
     /// Services that knew the older paths only, and when that was found.
     legacy: Mutex<HashMap<String, u64>>,
 }
@@ -106,14 +104,11 @@ impl Path {
 
 impl Wire {
     pub fn new(clock: Clock) -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
-        connector.set_nodelay(true);
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
             .pool_idle_timeout(IDLE_TIMEOUT)
-            .build(connector);
+            .build(DirectConnector::default());
         Self(Arc::new(Inner { clock, client, legacy: Mutex::default() }))
     }
 

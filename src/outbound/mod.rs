@@ -4,6 +4,7 @@
 
 mod addresses;
 mod connector;
+mod direct;
 mod discovery;
 mod dns;
 mod request;
@@ -21,6 +22,7 @@ use hyper_util::{
 
 pub use self::{
     addresses::{AddressError, Authority},
+    direct::DirectConnector,
     discovery::Discovered,
     request::{Answer, AnswerStream, Limits, OutboundError},
     well_known::{Delegation, WellKnownFailure},

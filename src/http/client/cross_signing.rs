@@ -6,7 +6,7 @@ use axum::extract::State;
 use ruma::OwnedUserId;
 use serde_json::{Map, Value, json};
 
-use super::{account::read_object, uia::confirm_identity};
+use super::{account::read_object, uia::confirm_unless_appservice};
 use crate::{
     encryption::{CrossSigningError, CrossSigningUpload, SignatureFailure},
     http::{
@@ -30,7 +30,8 @@ pub async fn upload_keys(
     app.rate_limits.take(Action::Change, &session, app.clock.now_ms())?;
     let upload: CrossSigningUpload = read_object(&body)?;
     if app.encryption.needs_proof(&session.user_id, &upload).await? {
-        confirm_identity(&app, &session, "POST /keys/device_signing/upload", &body).await?;
+        confirm_unless_appservice(&app, &session, "POST /keys/device_signing/upload", &body)
+            .await?;
     }
     app.encryption.upload_cross_signing_keys(&session.user_id, upload).await?;
     Ok(Json(Empty {}))

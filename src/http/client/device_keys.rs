@@ -11,7 +11,7 @@ use crate::{
     encryption::{ClaimRequest, ClaimedKeys, IdentityError, KeysUpload, UploadKeysError},
     http::{
         AppState,
-        auth::{UserOrGuestSession, UserSession},
+        auth::{UserOrGuestSession, UserSession, require_device},
         error::{MatrixError, MatrixResult},
         json::{Json, JsonBody, Query, RawJson},
         rate_limit::Action,
@@ -52,6 +52,7 @@ pub async fn upload_keys(
     JsonBody(upload): JsonBody<KeysUpload>,
 ) -> MatrixResult<Json<Value>> {
     app.rate_limits.take(Action::ToDevice, &session, app.clock.now_ms())?;
+    require_device(&session)?;
     let counts = app.encryption.upload_keys(&session.user_id, &session.device_id, upload).await?;
     Ok(Json(json!({ "one_time_key_counts": counts.one_time })))
 }
