@@ -21,18 +21,22 @@ use crate::{
     encryption::Encryption,
     ephemeral::{Ephemeral, EphemeralSettings, PresenceSettings},
     federation::{Federation, FederationSettings},
-    http::{RegistrationNonces, rate_limit::RateLimits},
+    http::{RegistrationNonces, rate_limit::RateLimits, synapse_admin::rooms::RoomDeletions},
     media::{Media, OpenMediaError},
     notifier::Notifier,
     outbound::{Outbound, OutboundSettings},
-    protocol::signing::{KEY_BYTES, KeyError, SigningKey},
+    protocol::{
+        room_version::RoomVersion,
+        signing::{KEY_BYTES, KeyError, SigningKey},
+    },
     push::Push,
     rooms::{AcceptanceHook, AcceptanceHooks, RoomSettings, Rooms, SearchIndex},
     storage::{Database, MigrateError, StorageError, Writer, migrate, run_checkpoints},
     sync::{Sync, SyncSettings, sliding::SlidingSync},
     workflows::{
         delayed_events::DelayedEvents, jobs::JobRunner, leave_rooms::LeaveRooms,
-        remove_guests::RemoveGuests, update_memberships::UpdateMemberships,
+        remove_guests::RemoveGuests, server_notices::ServerNotices,
+        update_memberships::UpdateMemberships,
     },
 };
 
@@ -107,6 +111,8 @@ impl App {
         let app = Arc::new(Self {
             rate_limits: RateLimits::new(config.rate_limits.clone()),
             registration_nonces: RegistrationNonces::new(),
+            room_deletions: RoomDeletions::new(),
+            notices: start_notices(&config, &accounts, &rooms),
             config,
             clock,
             database,
@@ -188,6 +194,14 @@ impl App {
 fn start_encryption(config: &Config, rooms: &Rooms, accounts: &Accounts) -> Encryption {
     let memory_bytes = config.memory.share(CacheShare::Encryption);
     Encryption::new(rooms.clone(), accounts, memory_bytes)
+}
+
+/// The default version was checked with the configuration.
+fn start_notices(config: &Config, accounts: &Arc<Accounts>, rooms: &Rooms) -> ServerNotices {
+    let version = RoomVersion::parse(config.rooms.default_version.as_str());
+    let version = version.unwrap_or(RoomVersion::V12);
+    let settings = config.server_notices.clone();
+    ServerNotices::new(accounts.clone(), rooms.clone(), settings, version)
 }
 
 /// Has push rules judge every event, and every change of them heard of.

@@ -32,6 +32,8 @@ flags! {
     LOCKED, is_locked, 16;
     /// Can only read and leave (Client-Server API, "Account suspension").
     SUSPENDED, is_suspended, 32;
+    /// Speaks without being heard, and is not told.
+    SHADOW_BANNED, is_shadow_banned, 64;
 }
 
 impl AccountFlags {

@@ -39,6 +39,7 @@ pub struct Session {
     pub is_guest: bool,
     pub is_locked: bool,
     pub is_suspended: bool,
+    pub is_shadow_banned: bool,
     /// The hash of the access token, which names the session.
     pub token_hash: TokenHash,
     /// The application service that acts as the user. Its sessions have no device unless the
@@ -281,6 +282,7 @@ impl Sessions {
             is_guest: flags.is_guest(),
             is_locked: flags.is_locked(),
             is_suspended: flags.is_suspended(),
+            is_shadow_banned: flags.is_shadow_banned(),
             token_hash: hash,
             appservice: None,
             expires_ts: stored.access_expires_ts.map(i64::cast_unsigned),

@@ -22,6 +22,7 @@ mod rooms;
 mod schema;
 mod secret;
 mod server;
+mod server_notices;
 mod sessions;
 mod sync;
 mod units;
@@ -51,6 +52,7 @@ pub use self::{
     rooms::{PermittedTo, RoomsConfig},
     secret::Secret,
     server::ServerConfig,
+    server_notices::ServerNoticesConfig,
     sessions::SessionsConfig,
     sync::SyncConfig,
     units::Size,
@@ -81,6 +83,7 @@ pub struct Config {
     pub memory: MemoryConfig,
     pub federation: FederationConfig,
     pub appservices: AppservicesConfig,
+    pub server_notices: ServerNoticesConfig,
     pub voip: VoipConfig,
     pub well_known: WellKnownConfig,
     pub logging: LoggingConfig,
@@ -105,6 +108,7 @@ impl Default for Config {
             memory: MemoryConfig::default(),
             federation: FederationConfig::default(),
             appservices: AppservicesConfig::default(),
+            server_notices: ServerNoticesConfig::default(),
             voip: VoipConfig::default(),
             well_known: WellKnownConfig::default(),
             logging: LoggingConfig::default(),
@@ -185,6 +189,7 @@ impl Config {
         self.rate_limits.validate(problems);
         self.limits.validate(problems);
         self.memory.validate(problems);
+        self.server_notices.validate(problems);
         self.voip.complete(problems);
         self.federation.validate(problems);
         self.well_known.validate(problems);

@@ -25,6 +25,8 @@ pub struct RateLimitsConfig {
     pub joins: RateLimit,
     /// Invites, per user.
     pub invites: RateLimit,
+    /// Invites that one user gets from all others together.
+    pub invites_received: RateLimit,
     /// Typing notices, receipts and presence, per user.
     pub ephemeral: RateLimit,
     /// Changes of profile, account data, tags, devices and the like, per user.
@@ -69,6 +71,7 @@ impl Default for RateLimitsConfig {
             room_creation: RateLimit::new(0.2, 20),
             joins: RateLimit::new(1.0, 50),
             invites: RateLimit::new(1.0, 200),
+            invites_received: RateLimit::new(0.5, 100),
             ephemeral: RateLimit::new(20.0, 200),
             changes: RateLimit::new(5.0, 100),
             to_device: RateLimit::new(50.0, 500),
@@ -83,7 +86,7 @@ impl Default for RateLimitsConfig {
 impl RateLimitsConfig {
     /// Each limit with its name in the configuration.
     #[must_use]
-    pub fn each(&self) -> [(&'static str, RateLimit); 14] {
+    pub fn each(&self) -> [(&'static str, RateLimit); 15] {
         [
             ("login", self.login),
             ("login_failures", self.login_failures),
@@ -92,6 +95,7 @@ impl RateLimitsConfig {
             ("room_creation", self.room_creation),
             ("joins", self.joins),
             ("invites", self.invites),
+            ("invites_received", self.invites_received),
             ("ephemeral", self.ephemeral),
             ("changes", self.changes),
             ("to_device", self.to_device),

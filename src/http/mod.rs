@@ -12,6 +12,7 @@ pub mod json;
 pub mod rate_limit;
 pub mod router;
 mod state;
+pub mod synapse_admin;
 mod well_known;
 
 pub use client::admin::RegistrationNonces;

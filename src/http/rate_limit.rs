@@ -25,6 +25,8 @@ pub enum Action {
     RoomCreation,
     Join,
     Invite,
+    /// Invitations that one user gets, whoever sends them.
+    InviteOfUser,
     Ephemeral,
     Change,
     ToDevice,
@@ -108,6 +110,7 @@ impl RateLimits {
             Action::RoomCreation => config.room_creation,
             Action::Join => config.joins,
             Action::Invite => config.invites,
+            Action::InviteOfUser => config.invites_received,
             Action::Ephemeral => config.ephemeral,
             Action::Change => config.changes,
             Action::ToDevice => config.to_device,

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{client::admin::RegistrationNonces, rate_limit::RateLimits};
+use super::{
+    client::admin::RegistrationNonces, rate_limit::RateLimits, synapse_admin::rooms::RoomDeletions,
+};
 use crate::{
     accounts::Accounts,
     appservices::Appservices,
@@ -19,7 +21,7 @@ use crate::{
     rooms::{Rooms, SearchIndex},
     storage::{Database, Writer},
     sync::{Sync, sliding::SlidingSync},
-    workflows::delayed_events::DelayedEvents,
+    workflows::{delayed_events::DelayedEvents, server_notices::ServerNotices},
 };
 
 /// The running server. `App::build` (in `crate::app`) makes it.
@@ -43,6 +45,8 @@ pub struct App {
     pub media: Arc<Media>,
     pub rate_limits: RateLimits,
     pub registration_nonces: RegistrationNonces,
+    pub room_deletions: RoomDeletions,
+    pub notices: ServerNotices,
     /// Cancelled when the server stops: long polls end, background tasks finish.
     pub shutdown: CancellationToken,
     /// Background tasks; the server waits for them before it exits.

@@ -28,6 +28,7 @@ mod noted_weight;
 mod outliers;
 mod overview;
 mod placement;
+mod purge;
 mod readable_state;
 mod reader;
 mod receive;

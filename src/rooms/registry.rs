@@ -267,6 +267,13 @@ impl Engine {
         self.rooms.strong.insert(room.nid, Arc::clone(room));
     }
 
+    /// Lets go of a room that is gone.
+    pub fn unregister(&self, room: &Room) {
+        self.rooms.nids.remove(room.room_id.as_str());
+        self.rooms.strong.remove(&room.nid);
+        self.rooms.known.lock().remove(&room.nid);
+    }
+
     /// Reads a room into memory. Of two that read it at once the first one wins: what the row
     /// says may be older than what a living room knows.
     async fn admit(&self, row: RoomRow) -> Result<Arc<Room>, StorageError> {

@@ -70,6 +70,13 @@ impl AllUserRooms {
         Self(Cache::with_weighter(4096, memory_bytes, NotedWeighter))
     }
 
+    /// Lets go of a room that is gone.
+    pub fn drop_room(&self, room: RoomNid) {
+        for (_, rooms) in self.0.iter() {
+            rooms.rooms.write().remove(&room);
+        }
+    }
+
     /// Notes a committed membership.
     pub fn apply(&self, user: &UserId, place: UserRoom) {
         if let Some(rooms) = self.0.get(user) {

@@ -52,6 +52,7 @@ const MIGRATIONS: &[Migration] = migrations![
     "0014_graph",
     "0015_encryption",
     "0016_appservices",
+    "0017_administration"
 ];
 
 /// Applies what is missing, each migration in a transaction of its own; returns the names of

@@ -4,6 +4,7 @@
 pub mod account_data;
 pub mod accounts;
 pub mod appservices;
+pub mod administration;
 mod batch;
 pub mod counts;
 pub mod cross_signing;
@@ -21,6 +22,7 @@ pub mod key_backup;
 mod migrate;
 mod nid;
 pub mod profiles;
+pub mod purge;
 pub mod pushers;
 pub mod remote_devices;
 pub mod to_device;

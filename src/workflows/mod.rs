@@ -3,6 +3,7 @@
 
 pub mod carry_over;
 pub mod delayed_events;
+pub mod delete_room;
 pub mod jobs;
 pub mod leave_rooms;
 pub mod mark_read;
@@ -10,5 +11,6 @@ pub mod member_content;
 pub mod remove_guests;
 pub mod room_place;
 pub mod search_users;
+pub mod server_notices;
 pub mod update_memberships;
 pub mod upgrade;

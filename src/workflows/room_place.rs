@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use ruma::{OwnedRoomId, OwnedServerName, RoomAliasId, UserId};
+use ruma::{OwnedRoomId, OwnedServerName, RoomAliasId, RoomId, UserId};
 
 use crate::{
     federation::{Federation, HandshakeError},
@@ -18,6 +18,15 @@ pub enum RoomPlace {
         room_id: OwnedRoomId,
         servers: Vec<OwnedServerName>,
     },
+}
+
+impl RoomPlace {
+    pub fn room_id(&self) -> &RoomId {
+        match self {
+            Self::Here(room) => &room.room_id,
+            Self::Elsewhere { room_id, .. } => room_id,
+        }
+    }
 }
 
 /// Finds a room by what the user calls it. `via` names servers that the user knows of. `None` when

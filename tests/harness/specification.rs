@@ -68,6 +68,7 @@ const STANDARD_ERRORS: &[(u16, &[&str])] = &[
             "M_LIMIT_EXCEEDED",
             "M_INVITE_BLOCKED",
             "M_THREEPID_DENIED",
+            "M_CANNOT_LEAVE_SERVER_NOTICE_ROOM",
         ],
     ),
     (404, &["M_NOT_FOUND", "M_UNRECOGNIZED"]),

@@ -78,7 +78,8 @@ pub async fn create_room(
         preset: body.preset,
         name: body.name,
         topic: body.topic,
-        invites,
+        // Whom shadow-banned users invite never learns of it.
+        invites: if session.is_shadow_banned { Vec::new() } else { invites },
         creator_profile: load_member_content(&app.accounts, &session.user_id, None).await?,
         creation_content: body.creation_content.unwrap_or_default(),
         initial_state: body.initial_state,
@@ -171,6 +172,7 @@ async fn load_invites(
         if blocks_invites(&app.accounts, &user_id).await? {
             return Err(invite_blocked());
         }
+        app.rate_limits.take_of_user(Action::InviteOfUser, &user_id, app.clock.now_ms())?;
         let mut content = load_member_content(&app.accounts, &user_id, None).await?;
         if body.is_direct {
             content.insert("is_direct".to_owned(), true.into());

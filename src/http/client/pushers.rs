@@ -148,7 +148,8 @@ fn check_length(name: &str, text: &str, bytes_max: usize) -> MatrixResult<()> {
     }
 }
 
-fn pusher_json(pusher: &StoredPusher) -> Value {
+/// A pusher as clients and administrators see it.
+pub fn pusher_json(pusher: &StoredPusher) -> Value {
     let data: Value = serde_json::from_str(&pusher.data).unwrap_or_else(|_| json!({}));
     let mut json = json!({
         "app_id": pusher.app_id,

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use ruma::{OwnedServerName, OwnedUserId};
+use ruma::{OwnedServerName, OwnedUserId, RoomId};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -28,6 +28,7 @@ use crate::{
     },
     protocol::membership::Membership,
     rooms::{EventRequest, MEMBER, MemberChange, MembershipError, Room, RoomName, StoredEvent},
+    storage::administration::find_blocker,
     workflows::{
         carry_over::carry_settings_over,
         member_content::{blocks_invites, load_member_content},
@@ -122,6 +123,7 @@ pub async fn knock(
     refuse_suspended(&session)?;
     app.rate_limits.take(Action::Join, &session, app.clock.now_ms())?;
     let place = locate(&app, &session.0, &name, via).await?;
+    refuse_blocked_room(&app, &session, place.room_id()).await?;
     let change = own_change(&app, &session, Membership::Knock, body.reason.as_deref()).await?;
     let room_id = match place {
         RoomPlace::Here(room) => {
@@ -155,6 +157,11 @@ pub async fn invite(
     };
     ensure_user(&app, &target).await?;
     refuse_blocked_invite(&app, &session, &room, &target).await?;
+    if session.is_shadow_banned {
+        return Ok(Json(Empty {}));
+    }
+    // However many accounts invite one user, they shall not be flooded.
+    app.rate_limits.take_of_user(Action::InviteOfUser, &target, app.clock.now_ms())?;
     let content = load_member_content(&app.accounts, &target, body.reason.as_deref()).await?;
     let change = MemberChange {
         sender: session.user_id.clone(),
@@ -175,6 +182,7 @@ pub async fn leave(
     OptionalJsonBody(body): OptionalJsonBody<LeaveBody>,
 ) -> MatrixResult<Json<Empty>> {
     let room = find_known_room(&app, &room_id).await?;
+    refuse_leaving_notices(&app, &session, &room).await?;
     let content = reason_content(body.reason);
     let target = session.user_id.clone();
     if !app.rooms.is_server_in_room(&room, app.rooms.server_name()).await? {
@@ -255,12 +263,18 @@ pub async fn change_by_state(
 ) -> MatrixResult<Arc<StoredEvent>> {
     let membership = read_membership(&content)?;
     let is_own_leave = membership == Membership::Leave && target == session.user_id;
-    if !is_own_leave {
-        refuse_suspended(session)?;
+    match is_own_leave {
+        true => refuse_leaving_notices(app, session, room).await?,
+        false => refuse_suspended(session)?,
     }
     if membership == Membership::Invite {
         ensure_user(app, &target).await?;
         refuse_blocked_invite(app, session, room, &target).await?;
+        app.rate_limits.take(Action::Invite, session, app.clock.now_ms())?;
+        app.rate_limits.take_of_user(Action::InviteOfUser, &target, app.clock.now_ms())?;
+    }
+    if matches!(membership, Membership::Join | Membership::Knock) {
+        refuse_blocked_room(app, session, &room.room_id).await?;
     }
     // As with the endpoints of their own, name and picture are added unless the client says so.
     if matches!(membership, Membership::Join | Membership::Invite | Membership::Knock) {
@@ -336,6 +350,7 @@ async fn enter(
 ) -> MatrixResult<Json<Value>> {
     refuse_suspended(session)?;
     app.rate_limits.take(Action::Join, session, app.clock.now_ms())?;
+    refuse_blocked_room(app, session, place.room_id()).await?;
     let mut change = own_change(app, session, Membership::Join, body.reason.as_deref()).await?;
     let is_custom = |(field, _): &(String, Value)| !RESERVED_MEMBER_FIELDS.contains(&&**field);
     change.content.extend(body.custom.into_iter().filter(is_custom));
@@ -434,6 +449,28 @@ async fn refuse_blocked_invite(
         true => Err(invite_blocked()),
         false => Ok(()),
     }
+}
+
+/// 403 for a room that an administrator has closed; administrators themselves may enter.
+async fn refuse_blocked_room(app: &App, session: &Session, room_id: &RoomId) -> MatrixResult<()> {
+    if session.is_admin {
+        return Ok(());
+    }
+    match find_blocker(&app.database, room_id.as_str()).await? {
+        Some(_) => Err(MatrixError::forbidden("This room has been blocked on this server.")),
+        None => Ok(()),
+    }
+}
+
+/// What the server has to say can be left behind, but not refused ("Server Notices").
+async fn refuse_leaving_notices(app: &App, session: &Session, room: &Room) -> MatrixResult<()> {
+    let is_invited = app.rooms.membership_of(room, &session.user_id).await? == Membership::Invite;
+    if is_invited && app.notices.is_notice_room(&room.room_id, &session.user_id).await? {
+        let message = "You cannot refuse what this server has to say; join the room to leave it.";
+        let errcode = "M_CANNOT_LEAVE_SERVER_NOTICE_ROOM";
+        return Err(MatrixError::new(axum::http::StatusCode::FORBIDDEN, errcode, message));
+    }
+    Ok(())
 }
 
 fn change(

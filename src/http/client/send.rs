@@ -7,6 +7,7 @@ use axum::{
     http::request::Parts,
     response::{IntoResponse, Response},
 };
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use ruma::OwnedEventId;
 use serde_json::{Map, Value};
 
@@ -79,6 +80,9 @@ async fn send_now(
         Err(error) => return Err(error.into()),
     }
     refuse_suspended_sender(app, session, &room, request.redacts.as_ref()).await?;
+    if session.is_shadow_banned {
+        return Ok(pretend(app));
+    }
     let event = app.rooms.send(&room, request).await?;
     app.ephemeral.presence.note_active(&session.user_id).await;
     Ok(answer(&event))
@@ -98,6 +102,9 @@ pub async fn redact(
     let target = parse_event_id(&event_id)?;
     let room = find_joined_room(&app, &session.user_id, &room_id).await?;
     refuse_suspended_sender(&app, &session, &room, Some(&target)).await?;
+    if session.is_shadow_banned {
+        return Ok(pretend(&app));
+    }
     let sent_by = SentBy {
         user_id: session.user_id.clone(),
         device_id: session.device_id.to_string(),
@@ -170,6 +177,9 @@ async fn set_state(
     let room = find_room(app, room_id).await?;
     if kind == MEMBER {
         let target = parse_user_id(&state_key)?;
+        if session.is_shadow_banned && target != session.user_id {
+            return Ok(pretend(app));
+        }
         let change = (target, content, timestamp_ms);
         let event = change_by_state(app, session, &room, change).await?;
         return Ok(answer(&event));
@@ -185,6 +195,9 @@ async fn set_state(
         ..EventRequest::state(session.user_id.clone(), &kind, &state_key, content)
     };
     app.rooms.check_state(&room, &request, app.config.rooms.state_events_max).await?;
+    if session.is_shadow_banned {
+        return Ok(pretend(app));
+    }
     let current = app.rooms.find_state_event(&room, &kind, &state_key).await?;
     let is_said_already = |current: &Arc<StoredEvent>| {
         current.event.sender() == session.user_id
@@ -258,6 +271,17 @@ async fn refuse_suspended_sender(
         false => refuse_suspended(session),
     }
 }
+
+/// The answer to shadow-banned users: it looks as if they had been heard.
+fn pretend(app: &App) -> RawJson {
+    let mut random = [0; PRETENDED_ID_BYTES];
+    app.clock.fill_random(&mut random);
+    let event_id = BASE64_URL_SAFE_NO_PAD.encode(random);
+    RawJson(format!(r#"{{"event_id":"${event_id}"}}"#).into())
+}
+
+/// As long as the hash that the ID of an event is.
+const PRETENDED_ID_BYTES: usize = 32;
 
 fn answer(event: &StoredEvent) -> RawJson {
     // Event IDs of our own never need escaping.

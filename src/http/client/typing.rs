@@ -40,6 +40,9 @@ pub async fn put_typing(
     if !place.is_some_and(|place| place.is_joined()) {
         return Err(not_joined());
     }
+    if session.is_shadow_banned {
+        return Ok(Json(Empty {}));
+    }
     if body.typing {
         let timeout_ms = body.timeout.unwrap_or(TYPING_TIMEOUT_MS_DEFAULT);
         app.ephemeral.typing.start(&room, &user_id, timeout_ms);
