@@ -5,9 +5,11 @@ use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 
 use crate::{
+    accounts::registration_tokens::CreateTokenError,
     http::{
         App, AppState,
         auth::AdminSession,
+        client::register::capitalize,
         error::{MatrixError, MatrixResult},
         json::{Empty, Json, OptionalJsonBody, Path, Query},
     },
@@ -43,7 +45,9 @@ pub async fn list(
     Query(query): Query<ListQuery>,
 ) -> MatrixResult<Json<Value>> {
     let now_ts = app.clock.now_ms().cast_signed();
-    let mut tokens = administration::list_registration_tokens(&app.database).await?;
+    let mut tokens = app.accounts.list_registration_tokens().await?;
+    // Who becomes administrator is decided on the command line.
+    tokens.retain(|token| !token.makes_admin);
     tokens.retain(|token| query.valid.is_none_or(|wanted| is_valid(token, now_ts) == wanted));
     let tokens: Vec<_> = tokens.iter().map(token_json).collect();
     Ok(Json(json!({ "registration_tokens": tokens })))
@@ -68,23 +72,20 @@ pub async fn create(
     if !(1..=TOKEN_LENGTH_MAX).contains(&length) {
         return Err(MatrixError::invalid_param("`length` must be 1 to 64."));
     }
-    let token = body.token.clone().unwrap_or_else(|| app.clock.random_text(length));
-    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._~-".contains(&byte);
-    if token.is_empty() || token.len() > TOKEN_LENGTH_MAX || !token.bytes().all(is_allowed) {
-        let message = "A token is 1 to 64 characters out of A-Z a-z 0-9 . _ ~ -";
-        return Err(MatrixError::invalid_param(message));
-    }
-    let mut stored = StoredRegistrationToken {
-        token,
+    let mut wanted = StoredRegistrationToken {
+        token: body.token.clone().unwrap_or_else(|| app.clock.random_text(length)),
         uses_allowed: None,
         uses: 0,
         expires_ts: None,
         makes_admin: false,
     };
-    body.apply(&mut stored, app.clock.now_ms().cast_signed())?;
-    match app.accounts.create_registration_token(stored.clone()).await? {
-        true => Ok(Json(token_json(&stored))),
-        false => Err(MatrixError::invalid_param("This token exists already.")),
+    body.apply(&mut wanted, app.clock.now_ms().cast_signed())?;
+    let StoredRegistrationToken { token, uses_allowed, expires_ts, .. } = wanted;
+    let made = app.accounts.make_registration_token(Some(token), uses_allowed, expires_ts).await;
+    match made {
+        Ok(made) => Ok(Json(token_json(&made))),
+        Err(CreateTokenError::Storage(error)) => Err(error.into()),
+        Err(error) => Err(MatrixError::invalid_param(capitalize(&error.to_string()))),
     }
 }
 
@@ -116,15 +117,10 @@ pub async fn delete(
     Path(token): Path<String>,
 ) -> MatrixResult<Json<Empty>> {
     load(&app, &token).await?;
-    let found: MatrixResult<bool> = app
-        .writer
-        .transact(move |tx| {
-            Box::pin(
-                async move { Ok(administration::delete_registration_token(tx, &token).await?) },
-            )
-        })
-        .await;
-    if found? { Ok(Json(Empty {})) } else { Err(unknown()) }
+    match app.accounts.revoke_registration_token(&token).await? {
+        Some(_) => Ok(Json(Empty {})),
+        None => Err(unknown()),
+    }
 }
 
 impl TokenBody {
@@ -146,8 +142,9 @@ impl TokenBody {
 }
 
 async fn load(app: &App, token: &str) -> MatrixResult<StoredRegistrationToken> {
-    let tokens = administration::list_registration_tokens(&app.database).await?;
-    tokens.into_iter().find(|stored| stored.token == token).ok_or_else(unknown)
+    let tokens = app.accounts.list_registration_tokens().await?;
+    let is_shown = |stored: &StoredRegistrationToken| stored.token == token && !stored.makes_admin;
+    tokens.into_iter().find(is_shown).ok_or_else(unknown)
 }
 
 fn unknown() -> MatrixError {
