@@ -3,8 +3,8 @@
 
 pub mod account_data;
 pub mod accounts;
-pub mod appservices;
 pub mod administration;
+pub mod appservices;
 mod batch;
 pub mod counts;
 pub mod cross_signing;
