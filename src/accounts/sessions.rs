@@ -174,6 +174,7 @@ impl Sessions {
             is_guest: flags.is_guest(),
             is_locked: flags.is_locked(),
             is_suspended: flags.is_suspended(),
+            is_shadow_banned: flags.is_shadow_banned(),
             token_hash: key,
             appservice: Some(grant),
             expires_ts: None,

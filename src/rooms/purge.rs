@@ -17,7 +17,7 @@ impl Rooms {
                     gone.epoch.fetch_add(1, Ordering::AcqRel);
                     storage::purge::delete_room(tx, gone.nid, gone.room_id.as_str()).await?;
                     tx.after_commit(move || {
-                        engine.unregister(&gone);
+                        engine.forget_room(&gone);
                         engine.users.drop_room(gone.nid);
                     });
                     Ok(())

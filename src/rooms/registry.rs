@@ -268,7 +268,7 @@ impl Engine {
     }
 
     /// Lets go of a room that is gone.
-    pub fn unregister(&self, room: &Room) {
+    pub fn forget_room(&self, room: &Room) {
         self.rooms.nids.remove(room.room_id.as_str());
         self.rooms.strong.remove(&room.nid);
         self.rooms.known.lock().remove(&room.nid);

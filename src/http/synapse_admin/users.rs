@@ -332,7 +332,7 @@ pub async fn check_name(
     _: AdminSession,
     Query(query): Query<NameQuery>,
 ) -> MatrixResult<Json<Value>> {
-    app.accounts.check_name_is_free(&query.username).await?;
+    app.accounts.check_name_is_free(&query.username, None).await?;
     Ok(Json(json!({ "available": true })))
 }
 
