@@ -285,6 +285,42 @@ both_databases! {
         server.stop().await;
     }
 
+    async fn messages_to_devices_have_a_token_of_their_own(backend: Backend) {
+        let server = Server::start(backend).await;
+        let users = register(&server, ["alice", "bob"]).await;
+        let [alice, bob] = users.as_slice() else { panic!() };
+        make_room(&[alice, bob]).await;
+        let body = |since: Option<&Value>| json!({ "extensions": {
+            "to_device": { "enabled": true, "since": since }, "e2ee": { "enabled": true },
+        } });
+        let first = poll(bob, None, &body(None)).await.ok();
+        let e2ee = &first["extensions"]["e2ee"];
+        assert!(e2ee["device_unused_fallback_key_types"].is_array(), "{e2ee}");
+        let messages = json!({ "messages": { &bob.user_id: { "*": { "n": 1 } } } });
+        alice.put("/_matrix/client/v3/sendToDevice/org.example/1", &messages).await.ok();
+        let second = poll(bob, Some(pos(&first)), &body(None)).await.ok();
+        let inbox = &second["extensions"]["to_device"];
+        assert_eq!(inbox["events"][0]["content"]["n"], 1, "{inbox}");
+        // Until the token comes back they are sent again.
+        let again = poll(bob, Some(pos(&second)), &body(None)).await.ok();
+        assert_eq!(again["extensions"]["to_device"]["events"], inbox["events"]);
+        let third = poll(bob, Some(pos(&again)), &body(Some(&inbox["next_batch"]))).await.ok();
+        assert_eq!(third["extensions"]["to_device"]["events"], json!([]));
+        let bad = body(Some(&json!("x")));
+        poll(bob, Some(pos(&third)), &bad).await.error(400, "M_INVALID_PARAM");
+        let keys = json!({ "device_keys": {
+            "user_id": alice.user_id, "device_id": alice.device_id, "algorithms": [],
+            "keys": { format!("ed25519:{}", alice.device_id): "k" }, "signatures": {},
+        } });
+        let uploaded = alice.post("/_matrix/client/v3/keys/upload", &keys).await;
+        if uploaded.status == 200 {
+            let fourth = poll(bob, Some(pos(&third)), &body(None)).await.ok();
+            let changed = &fourth["extensions"]["e2ee"]["device_lists"]["changed"];
+            assert_eq!(changed, &json!([alice.user_id]), "{fourth}");
+        }
+        server.stop().await;
+    }
+
     async fn bad_requests_are_refused(backend: Backend) {
         let server = Server::start(backend).await;
         let alice = server.register("alice").await;

@@ -51,6 +51,8 @@ pub struct Connection {
 pub struct Told {
     pub account_data_upto: i64,
     pub device_lists_upto: i64,
+    /// Of how many keys of the device were left.
+    pub keys_hash: u64,
     pub thread_subscriptions_upto: i64,
 }
 
@@ -200,8 +202,11 @@ impl Connection {
 
     /// Notes what is true of the client's knowledge without telling it anything. It is saved
     /// together with what is told later.
-    pub fn note_silently(&self, turn: u64, rooms: HashMap<RoomNid, SentRoom>) {
+    pub fn note_silently(&self, turn: u64, rooms: HashMap<RoomNid, SentRoom>, told: Option<Told>) {
         let mut state = self.state.lock();
+        if let Some(told) = told.filter(|_| self.is_current(turn)) {
+            state.told = told;
+        }
         if self.is_current(turn) && !rooms.is_empty() {
             state.unsaved.extend(rooms.keys());
             Arc::make_mut(&mut state.rooms).extend(rooms);

@@ -47,7 +47,7 @@ impl Answer<'_> {
     pub(super) async fn write_extensions(
         &self,
         out: &mut String,
-        _rooms: &UserRooms,
+        rooms: &UserRooms,
         windows: &Windows,
         news: &mut News,
     ) -> Result<bool> {
@@ -63,9 +63,16 @@ impl Answer<'_> {
         if let Some(wish) = enabled(&extensions.typing) {
             self.write_typing(out, windows, wish, news);
         }
+        let mut has_some = out.len() > start;
+        // These are there even when they say nothing.
+        if let Some(wish) = extensions.to_device.as_ref().filter(|one| one.enabled == Some(true)) {
+            has_some |= self.write_messages(out, wish).await?;
+        }
+        if extensions.e2ee.is_some_and(|one| one.enabled == Some(true)) {
+            has_some |= self.write_devices(out, rooms, news).await?;
+        }
         // Each began with a comma.
-        let has_some = out.len() > start;
-        if has_some {
+        if out.len() > start {
             out.remove(start);
         }
         out.push('}');

@@ -4,6 +4,7 @@
 
 mod connection;
 mod connections;
+mod devices;
 mod extensions;
 mod joined;
 mod left;
@@ -39,6 +40,7 @@ use user_data::{KnownUserData, UserData};
 use super::{Parts, Sync, SyncSettings};
 use crate::{
     accounts::Accounts,
+    encryption::Encryption,
     ephemeral::Ephemeral,
     push::Counts,
     rooms::Rooms,
@@ -67,6 +69,7 @@ struct Inner {
     rooms: Rooms,
     accounts: Arc<Accounts>,
     ephemeral: Ephemeral,
+    encryption: Encryption,
     counts: Counts,
     connections: Connections,
     traits: KnownTraits,
@@ -79,7 +82,7 @@ struct Inner {
 impl SlidingSync {
     /// Stands on the same parts as `/sync`.
     pub fn new(sync: &Sync) -> Self {
-        let Parts { rooms, accounts, ephemeral, counts, settings, .. } = &*sync.0;
+        let Parts { rooms, accounts, ephemeral, encryption, counts, settings, .. } = &*sync.0;
         let (database, writer) = (rooms.database().clone(), rooms.writer().clone());
         let memory_bytes = settings.memory_bytes / 2;
         let connections = Connections::new(database, writer, rooms.clock().clone(), memory_bytes);
@@ -87,6 +90,7 @@ impl SlidingSync {
             rooms: rooms.clone(),
             accounts: accounts.clone(),
             ephemeral: ephemeral.clone(),
+            encryption: encryption.clone(),
             counts: counts.clone(),
             connections,
             traits: KnownTraits::new(),

@@ -153,11 +153,22 @@ impl SlidingBody {
         if rooms.any(|room| room.required_state.len() > REQUIRED_STATE_MAX) {
             return Some("A `required_state` has too many entries.");
         }
+        if self.extensions.to_device.as_ref().is_some_and(|one| one.seen_upto().is_none()) {
+            return Some("`since` of `to_device` is no token of mine.");
+        }
         let mut ranges = self.lists.values().filter_map(|list| list.ranges.as_ref());
         if ranges.any(|ranges| ranges.len() > RANGES_MAX || ranges.iter().any(|(a, b)| a > b)) {
             return Some("A list's `ranges` end before they begin, or are too many.");
         }
         None
+    }
+}
+
+impl ToDevice {
+    /// The position up to which the device has its messages; None for a token that is not ours.
+    pub fn seen_upto(&self) -> Option<i64> {
+        let Some(since) = &self.since else { return Some(0) };
+        since.parse().ok().filter(|position| *position >= 0)
     }
 }
 

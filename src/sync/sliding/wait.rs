@@ -76,7 +76,8 @@ impl SlidingSync {
                 let mut draft = self.draft(request, &connection, &resumed, &rooms).await?;
                 drop(resumed);
                 seen = Some(draft.newest);
-                connection.note_silently(turn, std::mem::take(&mut draft.news.silent));
+                let told = draft.is_empty.then_some(draft.news.told);
+                connection.note_silently(turn, std::mem::take(&mut draft.news.silent), told);
                 if is_over || !draft.is_empty {
                     return Ok(self.finish(request, &connection, turn, draft));
                 }
