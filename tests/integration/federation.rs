@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::conversation::{ephemeral, next_batch, read, say, sync, wait_for};
 use crate::{
     harness::{Backend, Client, Network, Server},
+    keyring::Device,
     two_servers,
 };
 
@@ -311,13 +312,7 @@ two_servers! {
         join(bob, &room, &pair.names[0]).await;
         await_membership(alice, &room, &bob.user_id, "join").await;
         let since = next_batch(&sync(alice, None).await);
-        let keys = json!({
-            "user_id": bob.user_id, "device_id": bob.device_id, "algorithms": ["m.olm.v1"],
-            "keys": { format!("ed25519:{}", bob.device_id): "c2VjcmV0" }, "signatures": {},
-        });
-        let one_time = json!({ "signed_curve25519:AAAA": { "key": "a2V5", "signatures": {} } });
-        let body = json!({ "device_keys": keys, "one_time_keys": one_time });
-        bob.post("/_matrix/client/v3/keys/upload", &body).await.ok();
+        Device::new(bob, 7).upload(1).await;
         let has_changed = |answer: &Value| {
             let changed = answer["device_lists"]["changed"].as_array()?;
             changed.contains(&json!(bob.user_id)).then_some(())
@@ -326,13 +321,13 @@ two_servers! {
         let body = json!({ "device_keys": { &bob.user_id: [] } });
         let found = alice.post("/_matrix/client/v3/keys/query", &body).await.ok();
         let device = &found["device_keys"][&bob.user_id][&bob.device_id];
-        assert_eq!(device["algorithms"], json!(["m.olm.v1"]), "{found}");
+        assert_eq!(device["device_id"], *bob.device_id, "{found}");
         let body = json!({
             "one_time_keys": { &bob.user_id: { &bob.device_id: "signed_curve25519" } },
         });
         let claimed = alice.post("/_matrix/client/v3/keys/claim", &body).await.ok();
         let claimed = &claimed["one_time_keys"][&bob.user_id][&bob.device_id];
-        assert!(claimed["signed_curve25519:AAAA"].is_object(), "{claimed}");
+        assert!(claimed["signed_curve25519:AAAA0000"].is_object(), "{claimed}");
         let since = next_batch(&sync(bob, None).await);
         let body = json!({ "messages": { &bob.user_id: { &bob.device_id: { "word": "hush" } } } });
         alice.put("/_matrix/client/v3/sendToDevice/m.test/1", &body).await.ok();
