@@ -11,6 +11,7 @@ mod health;
 pub mod json;
 pub mod rate_limit;
 pub mod router;
+mod routes;
 mod state;
 pub mod synapse_admin;
 mod well_known;

@@ -4,7 +4,7 @@
 use axum::{
     Router,
     middleware::map_response,
-    routing::{MethodRouter, delete, get, post, put},
+    routing::{delete, get, post, put},
 };
 
 use super::{
@@ -16,12 +16,12 @@ use super::{
         room_upgrade, rooms_membership, search, send, sliding_sync, sso, sync, third_party,
         to_device, typing, user_directory, versions, voip,
     },
-    error::MatrixError,
     federation::{
         self, events, hierarchy, invite, keys, membership, public_rooms, query, transactions,
         version,
     },
     health,
+    routes::Routes,
     state::AppState,
     synapse_admin::{self, notices, registration_tokens, reports as event_reports, rooms, users},
     well_known,
@@ -495,54 +495,4 @@ fn route_federation(routes: Routes) -> Routes {
         .federation("v1", "/user/keys/claim", post(federation::devices::claim_keys))
         // hierarchy.rs
         .federation("v1", "/hierarchy/{room_id}", get(hierarchy::get_hierarchy))
-}
-
-/// Collects routes. `client` ones exist under `/r0` too, which older clients and bridges use.
-#[derive(Default)]
-struct Routes(Router<AppState>);
-
-impl Routes {
-    /// A path as it stands.
-    fn plain(self, path: &str, handlers: MethodRouter<AppState>) -> Self {
-        Self(self.0.route(path, handlers))
-    }
-
-    /// A path of the Client-Server API, under `/_matrix/client/v3` and `/r0`.
-    fn client(self, path: &str, handlers: MethodRouter<AppState>) -> Self {
-        let v3 = format!("/_matrix/client/v3{path}");
-        let r0 = format!("/_matrix/client/r0{path}");
-        Self(self.0.route(&v3, handlers.clone()).route(&r0, handlers))
-    }
-
-    /// A newer path of the Client-Server API, under `/_matrix/client/v1`.
-    fn v1(self, path: &str, handlers: MethodRouter<AppState>) -> Self {
-        self.plain(&format!("/_matrix/client/v1{path}"), handlers)
-    }
-
-    /// An older path of the content repository, under `/_matrix/media/v3`, `/r0` and `/v1`.
-    fn media(self, path: &str, handlers: MethodRouter<AppState>) -> Self {
-        ["v3", "r0", "v1"].into_iter().fold(self, |routes, version| {
-            routes.plain(&format!("/_matrix/media/{version}{path}"), handlers.clone())
-        })
-    }
-
-    /// A path of the Server-Server API.
-    fn federation(self, version: &str, path: &str, handlers: MethodRouter<AppState>) -> Self {
-        self.plain(&format!("/_matrix/federation/{version}{path}"), handlers)
-    }
-
-    fn finish(self, app: AppState) -> Router {
-        self.0
-            .fallback(refuse_unknown_endpoint)
-            .method_not_allowed_fallback(refuse_method)
-            .with_state(app)
-    }
-}
-
-async fn refuse_unknown_endpoint() -> MatrixError {
-    MatrixError::unrecognized("This server has no such endpoint.")
-}
-
-async fn refuse_method() -> MatrixError {
-    MatrixError::method_not_allowed("This endpoint exists, but not for this method.")
 }

@@ -107,11 +107,11 @@ both_databases! {
         assert_eq!(event.content_json(), "{}");
         let (_, event) = rooms.event_for_server(&shown, theirs).await.unwrap().unwrap();
         assert!(event.content_json().contains("shown"));
-        let back = rooms.events_backwards(&room, &[shown.clone()], 3, theirs).await.unwrap();
+        let back = rooms.events_backwards(&room, std::slice::from_ref(&shown), 3, theirs).await.unwrap();
         let ids: Vec<_> = back.iter().map(|event| event.event_id().to_owned()).collect();
         assert_eq!(ids, [shown.clone(), bob.tips[0].event_id().to_owned(), hidden.clone()]);
         let between = rooms
-            .missing_events(&room, &[shown.clone()], &[hidden.clone()], (10, 0), theirs)
+            .missing_events(&room, std::slice::from_ref(&shown), std::slice::from_ref(&hidden), (10, 0), theirs)
             .await
             .unwrap();
         assert_eq!(between.len(), 1);
