@@ -51,6 +51,9 @@ pub struct DestinationState {
     queue: VecDeque<Pending>,
     /// The latest event of each room of which something had to be dropped. Sent before the queue.
     missed: BTreeMap<RoomNid, Pending>,
+    /// Events that were taken for a transaction which is not in the database yet: a server that is
+    /// killed meanwhile must find them again.
+    in_hand: Vec<Pending>,
     pub edus: EduQueue,
     /// The latest change of each device of ours that the server has not heard of.
     device_updates: BTreeMap<(OwnedUserId, Option<String>), DeviceUpdate>,
@@ -144,11 +147,18 @@ impl DestinationState {
         {
             taken.push(pending);
         }
+        self.in_hand.clone_from(&taken);
         taken
+    }
+
+    /// The events taken last are in the database with their transaction.
+    pub fn let_go(&mut self) {
+        self.in_hand.clear();
     }
 
     /// Puts events back that could not be put into a transaction.
     pub fn put_back(&mut self, events: Vec<Pending>) {
+        self.let_go();
         for pending in events.into_iter().rev() {
             self.queue.push_front(pending);
         }
@@ -157,7 +167,7 @@ impl DestinationState {
     /// The latest event of each room that waits.
     pub fn list_missed(&self) -> Vec<MissedRoomRow> {
         let mut latest: BTreeMap<RoomNid, Pending> = self.missed.clone();
-        for pending in &self.queue {
+        for pending in self.in_hand.iter().chain(&self.queue) {
             latest.insert(pending.room, *pending);
         }
         let row = |pending: &Pending| MissedRoomRow {
@@ -226,6 +236,10 @@ mod tests {
         assert_eq!(first, (1..=50).collect::<Vec<_>>());
         assert_eq!(state.take_events(50).len(), 10);
         assert!(!state.has_work());
+        // Until the transaction is kept, the events still are what the server misses.
+        assert_eq!(state.list_missed().len(), 3);
+        state.let_go();
+        assert!(state.list_missed().is_empty());
     }
 
     #[test]

@@ -138,7 +138,11 @@ impl Outbox {
             let (encryption, upto) = (&self.0.encryption, transaction.edu_position);
             encryption.confirm_direct_messages(&destination.name, upto).await?;
         }
-        destination.state.lock().unanswered = None;
+        {
+            let mut state = destination.state.lock();
+            state.unanswered = None;
+            state.let_go();
+        }
         let mut tx = WriteTx::new();
         destinations::delete_transaction(&mut tx, name, &transaction.transaction_id);
         self.0.rooms.writer().commit(tx).await?;
@@ -193,6 +197,7 @@ impl Outbox {
         let mut tx = WriteTx::new();
         destinations::save_transaction(&mut tx, destination.name.as_str(), &transaction);
         self.0.rooms.writer().commit(tx).await?;
+        destination.state.lock().let_go();
         Ok(Some(transaction))
     }
 

@@ -4,7 +4,7 @@ use super::{RoomNid, StorageError, WriteTransaction};
 use crate::params;
 
 /// Those that name events of the room come before the events.
-const DELETIONS: [&str; 27] = [
+const DELETIONS: [&str; 28] = [
     "DELETE FROM transactions WHERE event_nid IN (SELECT nid FROM events WHERE room_nid = $1)",
     "DELETE FROM redactions WHERE event_nid IN (SELECT nid FROM events WHERE room_nid = $1)",
     "DELETE FROM event_keys WHERE event_key IN
@@ -32,6 +32,7 @@ const DELETIONS: [&str; 27] = [
     "DELETE FROM search_terms WHERE room_nid = $1",
     "DELETE FROM search_cursors WHERE room_nid = $1",
     "DELETE FROM aliases WHERE room_nid = $1",
+    "DELETE FROM network_rooms WHERE room_nid = $1",
     "DELETE FROM published_rooms WHERE room_nid = $1",
     "DELETE FROM room_summaries WHERE room_nid = $1",
     "DELETE FROM memberships WHERE room_nid = $1",
@@ -48,5 +49,27 @@ pub async fn delete_room(
         tx.execute(sql, &params![room]).await?;
     }
     tx.execute("DELETE FROM account_data WHERE room_id = $1", &params![room_id]).await?;
+    tx.execute("DELETE FROM delayed_events WHERE room_id = $1", &params![room_id]).await?;
     tx.execute("DELETE FROM rooms WHERE nid = $1", &params![room]).await.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_table_with_rooms_is_left_out() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/migrations/sqlite");
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+            for table in text.split("CREATE TABLE ").skip(1) {
+                let (name, columns) = table.split_once(' ').unwrap();
+                let columns = columns.split(';').next().unwrap();
+                if columns.contains("room_nid ") {
+                    let deletion = format!("DELETE FROM {name} ");
+                    assert!(DELETIONS.iter().any(|sql| sql.starts_with(&deletion)), "{name}");
+                }
+            }
+        }
+    }
 }
