@@ -22,6 +22,7 @@
 //! - [`federation`]: the conversation with other servers.
 //! - [`clock`]: time and randomness as arguments.
 //! - [`durable`]: files whose names survive a power cut.
+//! - [`hook`]: what a module gives to one below it.
 
 pub mod accounts;
 pub mod app;
@@ -33,6 +34,7 @@ pub mod durable;
 pub mod encryption;
 pub mod ephemeral;
 pub mod federation;
+pub mod hook;
 pub mod http;
 pub mod media;
 pub mod notifier;

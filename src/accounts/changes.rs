@@ -1,21 +1,22 @@
 //! Tells the parts above that a user's own data have changed. They register once, at start.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use ruma::{OwnedUserId, UserId};
 
 use crate::{
+    hook::Hook,
     notifier::Notifier,
     storage::{StorageError, WriteTransaction, WriteTx, Writer},
 };
 
 /// Called with the user and the stream position of the change, right after its commit.
-pub type ChangeHook = Arc<dyn Fn(&UserId, i64) + Send + Sync>;
+pub type ChangeHook = dyn Fn(&UserId, i64) + Send + Sync;
 
 /// Announces changes. Clones share the hook.
 #[derive(Clone)]
 pub(super) struct Changes {
-    hook: Arc<OnceLock<ChangeHook>>,
+    hook: Arc<Hook<ChangeHook>>,
     notifier: Notifier,
     writer: Writer,
 }
@@ -26,10 +27,14 @@ impl Changes {
     }
 
     /// Registers what is told of changes; once, at start.
-    pub fn set_hook(&self, hook: ChangeHook) {
-        if self.hook.set(hook).is_err() {
+    pub fn set_hook(&self, hook: Arc<ChangeHook>) {
+        if !self.hook.set(hook) {
             tracing::error!("a second hook for changes of users was not registered");
         }
+    }
+
+    pub fn release_hook(&self) {
+        self.hook.release();
     }
 
     /// Has the change of a transaction noted with its commit. [`Changes::wake`] comes after it.

@@ -90,7 +90,7 @@ impl Accounts {
     ) -> Result<(), ManageError> {
         self.check_new_password(&password).map_err(ManageError::WeakPassword)?;
         let hash = self.passwords.hash(password).await;
-        let (user_id, watcher) = (user_id.to_owned(), self.device_watcher.get().cloned());
+        let (user_id, watcher) = (user_id.to_owned(), self.device_watcher.get());
         let kept = kept.map(ToString::to_string);
         let sessions = self.sessions.clone();
         self.writer
@@ -132,7 +132,7 @@ impl Accounts {
     /// Deactivates an account: nobody can log in any more, the name stays taken, what the user
     /// stored is deleted, and a job has the user leave every room.
     pub async fn deactivate(&self, user_id: &UserId, erase: bool) -> Result<(), ManageError> {
-        let (target, watcher) = (user_id.to_owned(), self.device_watcher.get().cloned());
+        let (target, watcher) = (user_id.to_owned(), self.device_watcher.get());
         let (sessions, forget) = (self.sessions.clone(), self.forget_personal_data(user_id));
         let deactivated: Result<(), ManageError> = self
             .writer
@@ -182,7 +182,7 @@ impl Accounts {
         display_name: Option<String>,
     ) -> Result<bool, StorageError> {
         let (user_id, device_id) = (user_id.to_owned(), device_id.to_owned());
-        let watcher = self.device_watcher.get().cloned();
+        let watcher = self.device_watcher.get();
         self.writer
             .transact(move |tx| {
                 Box::pin(async move {
@@ -237,7 +237,7 @@ impl Accounts {
         user_id: &UserId,
         device_ids: Vec<String>,
     ) -> Result<(), StorageError> {
-        let (target, watcher) = (user_id.to_owned(), self.device_watcher.get().cloned());
+        let (target, watcher) = (user_id.to_owned(), self.device_watcher.get());
         let sessions = self.sessions.clone();
         let deleted: Result<(), StorageError> = self
             .writer
@@ -270,7 +270,7 @@ impl Accounts {
 
     /// Logs a user out everywhere, and deletes all devices.
     pub async fn log_out_everywhere(&self, user_id: &UserId) -> Result<(), StorageError> {
-        let (target, watcher) = (user_id.to_owned(), self.device_watcher.get().cloned());
+        let (target, watcher) = (user_id.to_owned(), self.device_watcher.get());
         let sessions = self.sessions.clone();
         let ended: Result<(), StorageError> = self
             .writer
@@ -289,7 +289,7 @@ impl Accounts {
 
     /// Registers whoever keeps keys for devices; once, at start.
     pub fn set_device_watcher(&self, watcher: std::sync::Arc<dyn DeviceWatcher>) {
-        if self.device_watcher.set(watcher).is_err() {
+        if !self.device_watcher.set(watcher) {
             tracing::error!("a second watcher of devices was not registered");
         }
     }

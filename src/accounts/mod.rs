@@ -16,11 +16,7 @@ pub mod registration_tokens;
 pub mod sessions;
 mod user_cache;
 
-use std::{
-    collections::HashSet,
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 pub use changes::ChangeHook;
 use ruma::{OwnedUserId, ServerName, UserId};
@@ -35,6 +31,7 @@ use self::{
 use crate::{
     clock::Clock,
     config::{CacheShare, Config},
+    hook::Hook,
     notifier::Notifier,
     storage::{
         Database, StorageError, Writer,
@@ -74,8 +71,8 @@ pub struct Accounts {
     profile_cache: Arc<UserCache<Profile>>,
     push_rule_cache: Arc<UserCache<PushRules>>,
     ignored_cache: Arc<UserCache<HashSet<OwnedUserId>>>,
-    device_watcher: OnceLock<Arc<dyn DeviceWatcher>>,
-    name_keeper: OnceLock<Arc<dyn NameKeeper>>,
+    device_watcher: Hook<dyn DeviceWatcher>,
+    name_keeper: Hook<dyn NameKeeper>,
 }
 
 impl Accounts {
@@ -97,8 +94,8 @@ impl Accounts {
             interactive: InteractiveSessions::new(config.sessions.interactive_auth_lifetime),
             profile_cache: Arc::new(UserCache::new(entries(PROFILE_WEIGHT_BYTES))),
             push_rule_cache: Arc::new(UserCache::new(entries(PUSH_RULES_WEIGHT_BYTES))),
-            device_watcher: OnceLock::new(),
-            name_keeper: OnceLock::new(),
+            device_watcher: Hook::default(),
+            name_keeper: Hook::default(),
             ignored_cache: Arc::new(UserCache::new(entries(IGNORED_WEIGHT_BYTES))),
             changes: Changes::new(notifier, writer.clone()),
             config,
@@ -125,8 +122,15 @@ impl Accounts {
     }
 
     /// Registers what is told of changes of users' own data; once, at start.
-    pub fn set_change_hook(&self, hook: ChangeHook) {
+    pub fn set_change_hook(&self, hook: Arc<ChangeHook>) {
         self.changes.set_hook(hook);
+    }
+
+    /// Lets go of what was registered from above, when the server ends.
+    pub fn release_hooks(&self) {
+        self.changes.release_hook();
+        self.device_watcher.release();
+        self.name_keeper.release();
     }
 
     /// Has the runner of jobs look at once. Call it when a job was committed.

@@ -259,7 +259,7 @@ impl Accounts {
 
     /// Registers who knows which names are kept for others; once, at start.
     pub fn set_name_keeper(&self, keeper: Arc<dyn NameKeeper>) {
-        if self.name_keeper.set(keeper).is_err() {
+        if !self.name_keeper.set(keeper) {
             tracing::error!("a second keeper of names was not registered");
         }
     }

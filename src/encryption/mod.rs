@@ -22,10 +22,7 @@ mod signatures;
 mod to_device;
 mod upload;
 
-use std::{
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 pub use claim::{ClaimRequest, ClaimedKey, ClaimedKeys};
 pub use cross_signing::{CrossSigningError, CrossSigningUpload};
@@ -50,6 +47,7 @@ use self::{
 };
 use crate::{
     accounts::Accounts,
+    hook::Hook,
     rooms::Rooms,
     storage::{self, StorageError},
 };
@@ -70,7 +68,7 @@ struct Parts {
     devices: DevicesInUse,
     lists: DeviceLists,
     requests: SentRequests,
-    remote: OnceLock<Arc<dyn RemoteKeys>>,
+    remote: Hook<dyn RemoteKeys>,
     remote_lists: RemoteLists,
 }
 
@@ -82,7 +80,7 @@ impl Encryption {
             devices: DevicesInUse::new(database, writer, memory_bytes / 10 * 9),
             lists: DeviceLists::new(rooms.clone(), memory_bytes / 20),
             requests: SentRequests::new(memory_bytes / 20),
-            remote: OnceLock::new(),
+            remote: Hook::default(),
             remote_lists: RemoteLists::default(),
             rooms,
         }));
@@ -92,9 +90,14 @@ impl Encryption {
 
     /// Registers who asks other servers; once, at start. Without, they count as unreachable.
     pub fn set_remote_keys(&self, remote: Arc<dyn RemoteKeys>) {
-        if self.0.remote.set(remote).is_err() {
+        if !self.0.remote.set(remote) {
             tracing::error!("a second way to ask other servers for keys was not registered");
         }
+    }
+
+    /// Lets go of what was registered from above, when the server ends.
+    pub fn release_hooks(&self) {
+        self.0.remote.release();
     }
 
     /// Starts what runs in the background until `shutdown`.

@@ -53,8 +53,14 @@ impl Ephemeral {
     }
 
     /// Registers who hears of every change; once, at start.
-    pub fn set_hook(&self, hook: EphemeralHook) {
+    pub fn set_hook(&self, hook: Arc<EphemeralHook>) {
         self.volatile.set_hook(hook);
+    }
+
+    /// Lets go of what was registered from above, when the server ends.
+    pub fn release_hooks(&self) {
+        self.volatile.release_hook();
+        self.presence.release_listener();
     }
 
     /// Starts what ends typing and presence when their time is over, until `shutdown`.

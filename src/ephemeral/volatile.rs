@@ -1,13 +1,16 @@
 //! The epoch of what is in memory only: rises with every change, and over restarts too.
 
 use std::sync::{
-    Arc, OnceLock,
+    Arc,
     atomic::{AtomicU64, Ordering},
 };
 
 use ruma::UserId;
 
-use crate::{clock::Clock, rooms::Room};
+use crate::{
+    hook::Hook,
+    {clock::Clock, rooms::Room},
+};
 
 /// Changes that fit into a millisecond before the epoch would run ahead of the clock.
 const CHANGES_PER_MS: u64 = 256;
@@ -23,25 +26,29 @@ pub enum EphemeralChange<'a> {
 }
 
 /// Called with every change, outside of all locks. It must not block.
-pub type EphemeralHook = Arc<dyn Fn(EphemeralChange<'_>) + Send + Sync>;
+pub type EphemeralHook = dyn Fn(EphemeralChange<'_>) + Send + Sync;
 
 /// Counts changes of typing and presence. Starts from the time, so that it does not go back when
 /// the server starts again.
 pub struct Volatile {
     epoch: AtomicU64,
-    hook: OnceLock<EphemeralHook>,
+    hook: Hook<EphemeralHook>,
 }
 
 impl Volatile {
     pub fn new(clock: &Clock) -> Self {
-        Self { epoch: AtomicU64::new(clock.now_ms() * CHANGES_PER_MS), hook: OnceLock::new() }
+        Self { epoch: AtomicU64::new(clock.now_ms() * CHANGES_PER_MS), hook: Hook::default() }
     }
 
     /// Registers who hears of every change; once, at start.
-    pub(super) fn set_hook(&self, hook: EphemeralHook) {
-        if self.hook.set(hook).is_err() {
+    pub(super) fn set_hook(&self, hook: Arc<EphemeralHook>) {
+        if !self.hook.set(hook) {
             tracing::error!("a second hook for what passes was not registered");
         }
+    }
+
+    pub(super) fn release_hook(&self) {
+        self.hook.release();
     }
 
     pub(super) fn tell(&self, change: EphemeralChange<'_>) {

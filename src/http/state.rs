@@ -55,5 +55,14 @@ pub struct App {
     pub(crate) _data_dir_lock: std::fs::File,
 }
 
+impl Drop for App {
+    fn drop(&mut self) {
+        self.accounts.release_hooks();
+        self.rooms.release_hooks();
+        self.ephemeral.release_hooks();
+        self.encryption.release_hooks();
+    }
+}
+
 /// What handlers take.
 pub type AppState = Arc<App>;

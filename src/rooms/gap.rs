@@ -52,7 +52,7 @@ impl<'a> Hunt<'a> {
         let servers = rooms.servers_in_room(room).await?;
         let is_other = |name: &&OwnedServerName| **name != origin && **name != rooms.server_name();
         let others = servers.iter().filter(is_other).take(OTHERS_MAX).cloned().collect();
-        let source = rooms.0.source.read().clone();
+        let source = rooms.0.source.get();
         Ok(Self { rooms, room, origin, others, source, open: HashMap::new() })
     }
 

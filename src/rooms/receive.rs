@@ -91,7 +91,7 @@ pub(super) struct Advice<'a> {
 impl Rooms {
     /// Has rooms ask `source` for what they lack, from now on.
     pub fn set_event_source(&self, source: Arc<dyn EventSource>) {
-        *self.0.source.write() = Some(source);
+        self.0.source.replace(source);
     }
 
     /// Takes an event that `origin` sent: verified (signatures, content hash) and of this room.

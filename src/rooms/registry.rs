@@ -3,12 +3,12 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, OnceLock, Weak,
+        Arc, Weak,
         atomic::{AtomicI64, AtomicU64, Ordering},
     },
 };
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 use quick_cache::{Weighter, sync::Cache};
 use ruma::{OwnedServerName, RoomId};
 use tokio::sync::Semaphore;
@@ -28,6 +28,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
+    hook::Hook,
     notifier::Notifier,
     protocol::{room_version::RoomVersion, signing::SigningKey},
     storage::{
@@ -68,8 +69,8 @@ pub(super) struct Engine {
     pub events: EventStore,
     pub users: AllUserRooms,
     pub transactions: Transactions,
-    pub acceptance: OnceLock<Arc<dyn AcceptanceHook>>,
-    pub source: RwLock<Option<Arc<dyn EventSource>>>,
+    pub acceptance: Hook<dyn AcceptanceHook>,
+    pub source: Hook<dyn EventSource>,
     pub aliases: AliasReservations,
     pub erasures: Erasures,
     rooms: Registry,
@@ -120,8 +121,8 @@ impl Rooms {
             events: EventStore::new(database.clone(), share(50)),
             users: AllUserRooms::new(share(10)),
             transactions: Transactions::default(),
-            acceptance: OnceLock::new(),
-            source: RwLock::default(),
+            acceptance: Hook::default(),
+            source: Hook::default(),
             aliases: AliasReservations::default(),
             erasures: Erasures::load(&database).await?,
             rooms: Registry {
@@ -151,6 +152,12 @@ impl Rooms {
     /// Has `hook` take part in every append from now on. Only the first call counts.
     pub fn set_acceptance(&self, hook: Arc<dyn AcceptanceHook>) {
         let _ = self.0.acceptance.set(hook);
+    }
+
+    /// Lets go of what was registered from above, when the server ends.
+    pub fn release_hooks(&self) {
+        self.0.acceptance.release();
+        self.0.source.release();
     }
 
     /// The room with this ID, if this server knows it.

@@ -128,7 +128,15 @@ pub async fn insert(
 ) -> Result<bool, StorageError> {
     let sql = "INSERT INTO appservices (id, registration, added_ts) VALUES ($1, $2, $3)
                ON CONFLICT (id) DO NOTHING";
-    Ok(tx.execute(sql, &params![&row.id, &row.registration, now_ts]).await? > 0)
+    let is_new = tx.execute(sql, &params![&row.id, &row.registration, now_ts]).await? > 0;
+    if is_new {
+        // What was said before is not for it, even if nobody was told of it yet.
+        let sql = "INSERT INTO appservice_streams (id, position, transaction_number)
+                   VALUES ($1, $2, $3) ON CONFLICT (id) DO NOTHING";
+        let position = tx.position;
+        tx.execute(sql, &params![&row.id, position, now_ts]).await?;
+    }
+    Ok(is_new)
 }
 
 /// Removes a registration and everything that is kept for the service; false when there is none.

@@ -62,7 +62,8 @@ both_databases! {
     }
 
     async fn what_is_not_here_is_not_found(backend: Backend) {
-        let server = Server::start(backend).await;
+        let server =
+            Server::start_with(backend, |config| config.federation.enabled = false).await;
         let alice = server.register("alice").await;
         for (place, status, errcode) in [
             ("/hearth.test/abc", 404, "M_NOT_FOUND"),

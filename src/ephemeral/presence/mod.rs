@@ -5,7 +5,7 @@ mod entry;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    sync::{Arc, OnceLock},
+    sync::Arc,
     time::Duration,
 };
 
@@ -21,6 +21,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
+    hook::Hook,
     rooms::{Rooms, UserRooms},
     storage::{StorageError, WriteTx, status_messages},
 };
@@ -65,7 +66,7 @@ pub struct RemotePresence {
 }
 
 /// Hears of users of this server whom others see differently now.
-pub type PresenceListener = Arc<dyn Fn(&UserId) + Send + Sync>;
+pub type PresenceListener = dyn Fn(&UserId) + Send + Sync;
 
 /// Everybody's presence. Clones share it.
 #[derive(Clone)]
@@ -78,7 +79,7 @@ struct Inner {
     users: Mutex<Users>,
     /// Rung when the earliest deadline changed.
     rescheduled: Notify,
-    listener: OnceLock<PresenceListener>,
+    listener: Hook<PresenceListener>,
 }
 
 #[derive(Default)]
@@ -136,13 +137,17 @@ impl PresenceStatus {
 impl Presence {
     pub(super) fn new(rooms: Rooms, volatile: Arc<Volatile>, settings: PresenceSettings) -> Self {
         let (users, rescheduled) = (Mutex::default(), Notify::new());
-        let listener = OnceLock::new();
+        let listener = Hook::default();
         Self(Arc::new(Inner { rooms, volatile, settings, users, rescheduled, listener }))
     }
 
     /// Has `listener` hear of every change that others see. Only the first call counts.
-    pub fn set_listener(&self, listener: PresenceListener) {
+    pub fn set_listener(&self, listener: Arc<PresenceListener>) {
         let _ = self.0.listener.set(listener);
+    }
+
+    pub(super) fn release_listener(&self) {
+        self.0.listener.release();
     }
 
     /// Notes what another server says of a user of its own.

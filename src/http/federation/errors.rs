@@ -71,6 +71,9 @@ impl From<FetchMediaError> for MatrixError {
     fn from(error: FetchMediaError) -> Self {
         let failed = |errcode, message| Self::new(StatusCode::BAD_GATEWAY, errcode, message);
         match error {
+            FetchMediaError::Peer(error @ (PeerError::Disabled | PeerError::Ourselves)) => {
+                Self::not_found(format!("{error}."))
+            }
             FetchMediaError::Peer(error) => error.into(),
             FetchMediaError::Keep(UploadError::TooLarge) => {
                 failed("M_TOO_LARGE", "The content is larger than this server keeps.".to_owned())

@@ -143,6 +143,8 @@ impl Subject {
         config.server.data_dir = data.path().to_owned();
         config.registration.mode = RegistrationMode::Open;
         config.rate_limits.enabled = false;
+        // No other server is looked for.
+        config.federation.enabled = false;
         config.users.argon2 = Argon2Config { memory: Size::kib(8), iterations: 1, parallelism: 1 };
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
