@@ -1,12 +1,15 @@
 //! `POST /_matrix/media/v3/upload`, `POST /_matrix/media/v1/create` and
 //! `PUT /_matrix/media/v3/upload/{serverName}/{mediaId}`.
 
+use std::time::Duration;
+
 use axum::{
-    body::Body,
+    body::{Body, BodyDataStream},
     extract::State,
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::Response,
 };
+use futures_util::StreamExt as _;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -32,6 +35,9 @@ pub const UNKNOWN_TYPE: &str = "application/octet-stream";
 const CONTENT_TYPE_BYTES_MAX: usize = 255;
 /// File systems allow 255; this leaves room for names that were encoded.
 const FILENAME_BYTES_MAX: usize = 1024;
+/// How much of a refused upload is read for the sake of the answer, and for how long.
+const REFUSED_BYTES_READ_MAX: usize = 8 * 1024 * 1024;
+const REFUSED_READ_DURATION_MAX: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Deserialize)]
 pub struct UploadQuery {
@@ -47,8 +53,14 @@ pub async fn upload(
     body: Body,
 ) -> MatrixResult<Json<Value>> {
     let description = admit(&app, &session, query, &headers)?;
-    let body = body.into_data_stream();
-    let media_id = app.media.upload(&session.user_id, description, body).await?;
+    let mut body = body.into_data_stream();
+    let media_id = match app.media.upload(&session.user_id, description, &mut body).await {
+        Ok(media_id) => media_id,
+        Err(error) => {
+            read_away(&mut body).await;
+            return Err(error.into());
+        }
+    };
     Ok(Json(json!({ "content_uri": content_uri(&app, &media_id) })))
 }
 
@@ -77,9 +89,29 @@ pub async fn upload_reserved(
 ) -> MatrixResult<Json<Empty>> {
     let address = MediaAddress::parse(&server_name, &media_id)?;
     let description = admit(&app, &session, query, &headers)?;
-    let body = body.into_data_stream();
-    app.media.upload_reserved(&session.user_id, &address, description, body).await?;
+    let mut body = body.into_data_stream();
+    let taken = app.media.upload_reserved(&session.user_id, &address, description, &mut body).await;
+    if let Err(error) = taken {
+        read_away(&mut body).await;
+        return Err(error.into());
+    }
     Ok(Json(Empty {}))
+}
+
+/// Reads on for a while, so that a client that still writes comes to read why it was refused instead
+/// of finding the connection broken.
+async fn read_away(body: &mut BodyDataStream) {
+    let reading = async {
+        let mut read = 0;
+        while let Some(Ok(piece)) = body.next().await {
+            read += piece.len();
+            if read > REFUSED_BYTES_READ_MAX {
+                return;
+            }
+        }
+    };
+    // A slow client is not waited for; what it learns then is that the connection broke.
+    let _ = tokio::time::timeout(REFUSED_READ_DURATION_MAX, reading).await;
 }
 
 /// A refused upload may still be on its way: says that the connection ends, so that the client
