@@ -251,6 +251,7 @@ mod tests {
         let taken = state.take_events(50);
         assert_eq!(taken[0], pending(7, 1));
         assert_eq!(taken[1], pending(8, 2000 - QUEUE_EVENTS_MAX as i64));
+        state.let_go();
         let missed = state.list_missed();
         assert_eq!(missed.len(), 1);
         assert_eq!(missed[0].position, 2000);

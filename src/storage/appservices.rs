@@ -130,9 +130,13 @@ pub async fn insert(
                ON CONFLICT (id) DO NOTHING";
     let is_new = tx.execute(sql, &params![&row.id, &row.registration, now_ts]).await? > 0;
     if is_new {
-        // What was said before is not for it, even if nobody was told of it yet.
+        // What was said before is not for it, even if nobody was told of it yet. A row can be left
+        // of a service of this name that was removed while it was being served.
         let sql = "INSERT INTO appservice_streams (id, position, transaction_number)
-                   VALUES ($1, $2, $3) ON CONFLICT (id) DO NOTHING";
+                   VALUES ($1, $2, $3)
+                   ON CONFLICT (id) DO UPDATE SET position = excluded.position,
+                       transaction_number = excluded.transaction_number,
+                       failing_since_ts = NULL";
         let position = tx.position;
         tx.execute(sql, &params![&row.id, position, now_ts]).await?;
     }
