@@ -105,7 +105,6 @@ impl Rooms {
         requests: &[EventRequest],
         extra: Option<ExtraRows<'_>>,
     ) -> Result<Vec<Arc<StoredEvent>>, AppendError> {
-        let engine = &self.0;
         let mut known = self.prepare(Some(room), requests, room.rules).await?;
         for request in requests {
             if let Some(target) = &request.redacts {
@@ -113,12 +112,26 @@ impl Rooms {
                 known.targets.insert(target.clone(), event);
             }
         }
+        self.attempt(room, known, extra, |attempt| attempt.add_all(requests)).await
+    }
+
+    /// Has `build` add to the room's speculative head, again whenever something that it needs had to
+    /// be fetched first; returns the new events when they are durable. The lock is held for `build`
+    /// alone.
+    pub(super) async fn attempt(
+        &self,
+        room: &Arc<Room>,
+        mut known: Known,
+        extra: Option<ExtraRows<'_>>,
+        build: impl Fn(&mut Attempt<'_>) -> Result<(), AttemptError> + Send + Sync,
+    ) -> Result<Vec<Arc<StoredEvent>>, AppendError> {
+        let engine = &self.0;
         for _ in 0..ATTEMPTS_MAX {
             let permit = engine.writer.reserve().await?;
             let queued = {
                 let mut speculative = room.speculative.lock();
                 let mut attempt = Attempt::new(engine, room, Head::clone(&speculative), &known);
-                match attempt.add_all(requests) {
+                match build(&mut attempt) {
                     Ok(()) => {
                         let (head, events, tx) = attempt.finish(room, extra);
                         *speculative = head;

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{
     acceptance::Accepted,
-    append::{ATTEMPTS_MAX, AppendError, EventRequest},
+    append::{AppendError, EventRequest},
     attempt::{Attempt, AttemptError},
     commit::write_event,
     event_store::{NewStoredEvent, StoredEvent},
@@ -125,37 +125,12 @@ impl Rooms {
         given: &State,
         events: HashMap<EventNid, Arc<StoredEvent>>,
     ) -> Result<(), AppendError> {
-        let engine = &self.0;
         let requests = [request_of(placed)];
         let mut known = self.prepare(Some(room), &requests, room.rules).await?;
         known.events = events;
-        for _ in 0..ATTEMPTS_MAX {
-            let permit = engine.writer.reserve().await?;
-            let queued = {
-                let mut speculative = room.speculative.lock();
-                let mut attempt = Attempt::new(engine, room, speculative.as_ref().clone(), &known);
-                match attempt.enter(given, placed) {
-                    Ok(()) => {
-                        let (head, _, tx) = attempt.finish(room, None);
-                        *speculative = head;
-                        Ok(permit.submit(tx))
-                    }
-                    Err(error) => Err(error),
-                }
-            };
-            match queued {
-                Ok(ticket) => {
-                    ticket.committed().await?;
-                    engine.states_after.insert(placed.nid, placed.after.nid());
-                    return Ok(());
-                }
-                Err(AttemptError::Failed(error)) => return Err(error),
-                Err(AttemptError::Missing(missing)) => {
-                    self.fetch(room, missing, &mut known).await?;
-                }
-            }
-        }
-        Err(AppendError::Contended)
+        self.attempt(room, known, None, |attempt| attempt.enter(given, placed)).await?;
+        self.0.states_after.insert(placed.nid, placed.after.nid());
+        Ok(())
     }
 
     /// The room with this ID, known from now on if it was not. A room of which no state is known gets

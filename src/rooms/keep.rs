@@ -7,8 +7,7 @@ use ruma::UserId;
 use serde_json::{Value, json};
 
 use super::{
-    append::{ATTEMPTS_MAX, AppendError, EventRequest},
-    attempt::{Attempt, AttemptError},
+    append::{AppendError, EventRequest},
     commit::write_event,
     event_store::{NewStoredEvent, StoredEvent, event_key},
     fork::Placed,
@@ -44,7 +43,6 @@ impl Rooms {
         room: &Arc<Room>,
         placed: &Placed,
     ) -> Result<(), AppendError> {
-        let engine = &self.0;
         let requests = [request_of(placed)];
         let mut known = self.prepare(Some(room), &requests, room.rules).await?;
         if let Some(target) = &placed.redacts
@@ -53,35 +51,11 @@ impl Rooms {
             known.targets.insert(target.clone(), event);
         }
         known.placing = Some(Arc::new(placed.to_stored(room.nid, 0)));
-        for _ in 0..ATTEMPTS_MAX {
-            let permit = engine.writer.reserve().await?;
-            let queued = {
-                let mut speculative = room.speculative.lock();
-                let mut attempt = Attempt::new(engine, room, speculative.as_ref().clone(), &known);
-                match attempt.add_placed(placed) {
-                    Ok(()) => {
-                        let (head, _, tx) = attempt.finish(room, None);
-                        *speculative = head;
-                        Ok(permit.submit(tx))
-                    }
-                    Err(error) => Err(error),
-                }
-            };
-            match queued {
-                Ok(ticket) => {
-                    ticket.committed().await?;
-                    if placed.state_key.is_some() {
-                        engine.states_after.insert(placed.nid, placed.after.nid());
-                    }
-                    return Ok(());
-                }
-                Err(AttemptError::Failed(error)) => return Err(error),
-                Err(AttemptError::Missing(missing)) => {
-                    self.fetch(room, missing, &mut known).await?;
-                }
-            }
+        self.attempt(room, known, None, |attempt| attempt.add_placed(placed)).await?;
+        if placed.state_key.is_some() {
+            self.0.states_after.insert(placed.nid, placed.after.nid());
         }
-        Err(AppendError::Contended)
+        Ok(())
     }
 
     /// Keeps an event of the graph that clients do not get: soft-failed or rejected.
