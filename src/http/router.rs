@@ -1,4 +1,5 @@
-//! All routes on one page, grouped by the file that answers them. Layers that concern every
+//! The routes of the Client-Server API on one page, grouped by the file that answers them; those of other
+//! servers stand in `federation::routes`, those of administration in `synapse_admin::routes`. Layers that concern every
 //! request (CORS, figures, logs) are put around it by `server`.
 
 use axum::{
@@ -16,15 +17,10 @@ use super::{
         room_upgrade, rooms_membership, search, send, sliding_sync, sso, sync, third_party,
         to_device, typing, user_directory, versions, voip,
     },
-    federation::{
-        self, events, hierarchy, invite, keys, membership, public_rooms, query, transactions,
-        version,
-    },
-    health,
+    federation, health,
     routes::Routes,
     state::AppState,
-    synapse_admin::{self, notices, registration_tokens, reports as event_reports, rooms, users},
-    well_known,
+    synapse_admin, well_known,
 };
 
 /// Everything this server answers.
@@ -37,8 +33,8 @@ pub fn build_router(app: AppState) -> Router {
     let routes = route_membership(routes);
     let routes = route_events(routes);
     let routes = route_directory(routes);
-    let routes = route_federation(routes);
-    let routes = route_synapse_admin(routes);
+    let routes = federation::add_routes(routes);
+    let routes = synapse_admin::add_routes(routes);
     let routes = routes
         // search.rs
         .client("/search", post(search::search))
@@ -192,64 +188,6 @@ fn route_encryption(routes: Routes) -> Routes {
                 .delete(dehydrated_device::delete),
         )
         .plain(&format!("{dehydrated}/{{device_id}}/events"), post(dehydrated_device::list_events))
-}
-
-/// What the administration tools of Synapse ask for.
-fn route_synapse_admin(routes: Routes) -> Routes {
-    let v1 = |path: &str| format!("/_synapse/admin/v1{path}");
-    let v2 = |path: &str| format!("/_synapse/admin/v2{path}");
-    let tokens = get(registration_tokens::get)
-        .put(registration_tokens::update)
-        .delete(registration_tokens::delete);
-    routes
-        // synapse_admin/mod.rs
-        .plain(&v1("/server_version"), get(synapse_admin::get_version))
-        // synapse_admin/notices.rs
-        .plain(&v1("/send_server_notice"), post(notices::send))
-        .plain(&v1("/send_server_notice/{transaction}"), put(notices::send_once))
-        // synapse_admin/registration_tokens.rs
-        .plain(&v1("/registration_tokens"), get(registration_tokens::list))
-        .plain(&v1("/registration_tokens/new"), post(registration_tokens::create))
-        .plain(&v1("/registration_tokens/{token}"), tokens)
-        // synapse_admin/reports.rs
-        .plain(&v1("/event_reports"), get(event_reports::list))
-        .plain(
-            &v1("/event_reports/{report}"),
-            get(event_reports::get).delete(event_reports::delete),
-        )
-        // synapse_admin/users.rs
-        .plain(&v2("/users"), get(users::list))
-        .plain(&v2("/users/{user_id}"), get(users::get).put(users::put))
-        .plain(&v2("/users/{user_id}/devices"), get(users::list_devices))
-        .plain(
-            &v2("/users/{user_id}/devices/{device}"),
-            axum::routing::delete(users::delete_device),
-        )
-        .plain(&v2("/users/{user_id}/delete_devices"), post(users::delete_devices))
-        .plain(&v1("/users/{user_id}/admin"), get(users::get_admin).put(users::set_admin))
-        .plain(
-            &v1("/users/{user_id}/shadow_ban"),
-            post(users::shadow_ban).delete(users::lift_shadow_ban),
-        )
-        .plain(&v1("/users/{user_id}/joined_rooms"), get(users::list_joined_rooms))
-        .plain(&v1("/users/{user_id}/pushers"), get(users::list_pushers))
-        .plain(&v1("/users/{user_id}/login"), post(users::log_in_as))
-        .plain(&v1("/deactivate/{user_id}"), post(users::deactivate))
-        .plain(&v1("/reset_password/{user_id}"), post(users::reset_password))
-        .plain(&v1("/suspend/{user_id}"), put(users::suspend))
-        .plain(&v1("/username_available"), get(users::check_name))
-        .plain(&v1("/whois/{user_id}"), get(admin::whois))
-        // synapse_admin/rooms.rs
-        .plain(&v1("/rooms"), get(rooms::list))
-        .plain(&v1("/rooms/{room_id}"), get(rooms::get).delete(rooms::delete))
-        .plain(&v1("/rooms/{room_id}/members"), get(rooms::list_members))
-        .plain(&v1("/rooms/{room_id}/state"), get(rooms::get_state))
-        .plain(&v1("/rooms/{room_id}/block"), get(rooms::get_block).put(rooms::set_block))
-        .plain(&v1("/rooms/{room_id}/make_room_admin"), post(rooms::make_room_admin))
-        .plain(&v1("/join/{room}"), post(rooms::join))
-        .plain(&v2("/rooms/{room_id}"), axum::routing::delete(rooms::delete_later))
-        .plain(&v2("/rooms/{room_id}/delete_status"), get(rooms::list_deletions))
-        .plain(&v2("/rooms/delete_status/{deletion}"), get(rooms::get_deletion))
 }
 
 /// What passes: receipts, typing, presence.
@@ -445,54 +383,4 @@ fn route_directory(routes: Routes) -> Routes {
         .client("/rooms/{room_id}/report", post(reports::report_room))
         .client("/rooms/{room_id}/report/{event_id}", post(reports::report_event))
         .client("/users/{user_id}/report", post(reports::report_user))
-}
-
-/// Other servers.
-fn route_federation(routes: Routes) -> Routes {
-    let public_rooms = get(public_rooms::get_public_rooms).post(public_rooms::post_public_rooms);
-    routes
-        // version.rs
-        .federation("v1", "/version", get(version::get_version))
-        // keys.rs
-        .plain("/_matrix/key/v2/server", get(keys::get_own))
-        .plain("/_matrix/key/v2/server/{key_id}", get(keys::get_own))
-        .plain("/_matrix/key/v2/query", post(keys::query_many))
-        .plain("/_matrix/key/v2/query/{server_name}", get(keys::query_one))
-        // transactions.rs
-        .federation("v1", "/send/{transaction_id}", put(transactions::put_transaction))
-        // membership.rs
-        .federation("v1", "/make_join/{room_id}/{user_id}", get(membership::make_join))
-        .federation("v1", "/send_join/{room_id}/{event_id}", put(membership::send_join_v1))
-        .federation("v2", "/send_join/{room_id}/{event_id}", put(membership::send_join))
-        .federation("v1", "/make_leave/{room_id}/{user_id}", get(membership::make_leave))
-        .federation("v1", "/send_leave/{room_id}/{event_id}", put(membership::send_leave_v1))
-        .federation("v2", "/send_leave/{room_id}/{event_id}", put(membership::send_leave))
-        .federation("v1", "/make_knock/{room_id}/{user_id}", get(membership::make_knock))
-        .federation("v1", "/send_knock/{room_id}/{event_id}", put(membership::send_knock))
-        // invite.rs
-        .federation("v1", "/invite/{room_id}/{event_id}", put(invite::put_invite_v1))
-        .federation("v2", "/invite/{room_id}/{event_id}", put(invite::put_invite))
-        // events.rs
-        .federation("v1", "/event/{event_id}", get(events::get_event))
-        .federation("v1", "/state/{room_id}", get(events::get_state))
-        .federation("v1", "/state_ids/{room_id}", get(events::get_state_ids))
-        .federation("v1", "/event_auth/{room_id}/{event_id}", get(events::get_event_auth))
-        .federation("v1", "/backfill/{room_id}", get(events::get_backfill))
-        .federation("v1", "/get_missing_events/{room_id}", post(events::post_missing_events))
-        .federation("v1", "/timestamp_to_event/{room_id}", get(events::find_by_time))
-        // media.rs
-        .federation("v1", "/media/download/{media_id}", get(federation::media::get_content))
-        .federation("v1", "/media/thumbnail/{media_id}", get(federation::media::get_thumbnail))
-        // query.rs
-        .federation("v1", "/query/directory", get(query::get_directory))
-        .federation("v1", "/query/profile", get(query::get_profile))
-        .federation("v1", "/query/{kind}", get(query::refuse_other))
-        // public_rooms.rs
-        .federation("v1", "/publicRooms", public_rooms)
-        // devices.rs
-        .federation("v1", "/user/devices/{user_id}", get(federation::devices::get_devices))
-        .federation("v1", "/user/keys/query", post(federation::devices::query_keys))
-        .federation("v1", "/user/keys/claim", post(federation::devices::claim_keys))
-        // hierarchy.rs
-        .federation("v1", "/hierarchy/{room_id}", get(hierarchy::get_hierarchy))
 }

@@ -1,5 +1,5 @@
 //! The Server-Server API: requests of other servers become calls of the modules below. The routes
-//! stand in `router.rs`.
+//! stand in `routes`.
 
 pub mod devices;
 pub mod errors;
@@ -11,5 +11,8 @@ pub mod media;
 pub mod membership;
 pub mod public_rooms;
 pub mod query;
+mod routes;
 pub mod transactions;
 pub mod version;
+
+pub(super) use routes::add_routes;

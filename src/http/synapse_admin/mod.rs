@@ -5,8 +5,10 @@ pub mod notices;
 pub mod registration_tokens;
 pub mod reports;
 pub mod rooms;
+mod routes;
 pub mod users;
 
+pub(super) use routes::add_routes;
 use ruma::{OwnedUserId, UserId};
 use serde_json::{Value, json};
 

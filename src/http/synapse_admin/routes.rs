@@ -1,0 +1,58 @@
+//! The routes of administration tools, grouped by the file that answers them.
+
+use axum::routing::{delete, get, post, put};
+
+use super::{notices, registration_tokens, reports, rooms, users};
+use crate::http::{client::admin, routes::Routes};
+
+/// What the administration tools of Synapse ask for.
+pub(in crate::http) fn add_routes(routes: Routes) -> Routes {
+    let v1 = |path: &str| format!("/_synapse/admin/v1{path}");
+    let v2 = |path: &str| format!("/_synapse/admin/v2{path}");
+    let tokens = get(registration_tokens::get)
+        .put(registration_tokens::update)
+        .delete(registration_tokens::delete);
+    routes
+        // synapse_admin/mod.rs
+        .plain(&v1("/server_version"), get(super::get_version))
+        // synapse_admin/notices.rs
+        .plain(&v1("/send_server_notice"), post(notices::send))
+        .plain(&v1("/send_server_notice/{transaction}"), put(notices::send_once))
+        // synapse_admin/registration_tokens.rs
+        .plain(&v1("/registration_tokens"), get(registration_tokens::list))
+        .plain(&v1("/registration_tokens/new"), post(registration_tokens::create))
+        .plain(&v1("/registration_tokens/{token}"), tokens)
+        // synapse_admin/reports.rs
+        .plain(&v1("/event_reports"), get(reports::list))
+        .plain(&v1("/event_reports/{report}"), get(reports::get).delete(reports::delete))
+        // synapse_admin/users.rs
+        .plain(&v2("/users"), get(users::list))
+        .plain(&v2("/users/{user_id}"), get(users::get).put(users::put))
+        .plain(&v2("/users/{user_id}/devices"), get(users::list_devices))
+        .plain(&v2("/users/{user_id}/devices/{device}"), delete(users::delete_device))
+        .plain(&v2("/users/{user_id}/delete_devices"), post(users::delete_devices))
+        .plain(&v1("/users/{user_id}/admin"), get(users::get_admin).put(users::set_admin))
+        .plain(
+            &v1("/users/{user_id}/shadow_ban"),
+            post(users::shadow_ban).delete(users::lift_shadow_ban),
+        )
+        .plain(&v1("/users/{user_id}/joined_rooms"), get(users::list_joined_rooms))
+        .plain(&v1("/users/{user_id}/pushers"), get(users::list_pushers))
+        .plain(&v1("/users/{user_id}/login"), post(users::log_in_as))
+        .plain(&v1("/deactivate/{user_id}"), post(users::deactivate))
+        .plain(&v1("/reset_password/{user_id}"), post(users::reset_password))
+        .plain(&v1("/suspend/{user_id}"), put(users::suspend))
+        .plain(&v1("/username_available"), get(users::check_name))
+        .plain(&v1("/whois/{user_id}"), get(admin::whois))
+        // synapse_admin/rooms.rs
+        .plain(&v1("/rooms"), get(rooms::list))
+        .plain(&v1("/rooms/{room_id}"), get(rooms::get).delete(rooms::delete))
+        .plain(&v1("/rooms/{room_id}/members"), get(rooms::list_members))
+        .plain(&v1("/rooms/{room_id}/state"), get(rooms::get_state))
+        .plain(&v1("/rooms/{room_id}/block"), get(rooms::get_block).put(rooms::set_block))
+        .plain(&v1("/rooms/{room_id}/make_room_admin"), post(rooms::make_room_admin))
+        .plain(&v1("/join/{room}"), post(rooms::join))
+        .plain(&v2("/rooms/{room_id}"), delete(rooms::delete_later))
+        .plain(&v2("/rooms/{room_id}/delete_status"), get(rooms::list_deletions))
+        .plain(&v2("/rooms/delete_status/{deletion}"), get(rooms::get_deletion))
+}
