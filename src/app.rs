@@ -24,7 +24,7 @@ use crate::{
     http::{RegistrationNonces, rate_limit::RateLimits, synapse_admin::rooms::RoomDeletions},
     media::{Media, OpenMediaError},
     notifier::Notifier,
-    outbound::{Outbound, OutboundSettings},
+    outbound::{Mailer, Outbound, OutboundSettings},
     protocol::{
         room_version::RoomVersion,
         signing::{KEY_BYTES, KeyError, SigningKey},
@@ -113,6 +113,7 @@ impl App {
             registration_nonces: RegistrationNonces::new(),
             room_deletions: RoomDeletions::new(),
             notices: start_notices(&config, &accounts, &rooms),
+            mailer: make_mailer(&config, &clock),
             config,
             clock,
             database,
@@ -246,6 +247,12 @@ pub fn make_outbound(config: &Config, clock: &Clock) -> Outbound {
     };
     let settings = OutboundSettings { blocked_networks, ca_files: section.ca_files.clone() };
     Outbound::new(settings, clock.clone())
+}
+
+/// Who sends mails.
+fn make_mailer(config: &Config, clock: &Clock) -> Mailer {
+    let ca_files = config.federation.ca_files.clone();
+    Mailer::new(config.mail.clone(), ca_files, &config.server.name, clock.clone())
 }
 
 /// The conversation with other servers, which rooms ask for what they lack.

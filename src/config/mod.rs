@@ -10,6 +10,7 @@ mod layers;
 mod limits;
 mod listen;
 mod logging;
+mod mail;
 mod media;
 mod memory;
 mod metrics;
@@ -41,6 +42,7 @@ pub use self::{
     limits::LimitsConfig,
     listen::{Api, Listener, SocketMode, TlsFiles},
     logging::{LogFormat, LoggingConfig},
+    mail::{MailConfig, MailEncryption},
     media::{MediaConfig, UnauthenticatedAccess},
     memory::{CacheShare, MemoryConfig},
     metrics::MetricsConfig,
@@ -84,6 +86,7 @@ pub struct Config {
     pub federation: FederationConfig,
     pub appservices: AppservicesConfig,
     pub server_notices: ServerNoticesConfig,
+    pub mail: MailConfig,
     pub voip: VoipConfig,
     pub well_known: WellKnownConfig,
     pub logging: LoggingConfig,
@@ -109,6 +112,7 @@ impl Default for Config {
             federation: FederationConfig::default(),
             appservices: AppservicesConfig::default(),
             server_notices: ServerNoticesConfig::default(),
+            mail: MailConfig::default(),
             voip: VoipConfig::default(),
             well_known: WellKnownConfig::default(),
             logging: LoggingConfig::default(),
@@ -190,6 +194,7 @@ impl Config {
         self.limits.validate(problems);
         self.memory.validate(problems);
         self.server_notices.validate(problems);
+        self.mail.complete(problems);
         self.voip.complete(problems);
         self.federation.validate(problems);
         self.well_known.validate(problems);

@@ -7,6 +7,7 @@ mod connector;
 mod direct;
 mod discovery;
 mod dns;
+mod mail;
 mod request;
 mod tls;
 mod well_known;
@@ -24,6 +25,7 @@ pub use self::{
     addresses::{AddressError, Authority},
     direct::DirectConnector,
     discovery::Discovered,
+    mail::{Mail, MailError, Mailer, Paragraph, escape_html, is_mail_address},
     request::{Answer, AnswerStream, Limits, OutboundError},
     well_known::{Delegation, WellKnownFailure},
 };

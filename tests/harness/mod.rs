@@ -3,12 +3,14 @@
 
 mod backend;
 mod client;
+mod mail_sink;
 mod network;
 mod server;
 mod specification;
 
 pub use backend::{Backend, run_pair_test, run_test};
 pub use client::{Answer, Client};
+pub use mail_sink::MailSink;
 pub use network::Network;
 pub use server::Server;
 
