@@ -21,12 +21,14 @@
 //! - [`media`]: uploads, downloads and small versions of pictures.
 //! - [`federation`]: the conversation with other servers.
 //! - [`clock`]: time and randomness as arguments.
+//! - [`cache_figures`]: how well the caches do.
 //! - [`durable`]: files whose names survive a power cut.
 //! - [`hook`]: what a module gives to one below it.
 
 pub mod accounts;
 pub mod app;
 pub mod appservices;
+pub mod cache_figures;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -20,6 +20,7 @@ use tracing_subscriber::{
 };
 
 use crate::{
+    cache_figures::CacheFigures,
     config::{LogFormat, LoggingConfig},
     server::RequestFigures,
 };
@@ -91,11 +92,12 @@ impl Figures {
         Router::new().route("/metrics", get(async move || figures.answer()))
     }
 
-    /// Keeps what was recorded small; never ends.
-    pub async fn run_upkeep(self) {
+    /// Keeps what was recorded small, and notes how well the caches do; never ends.
+    pub async fn run_upkeep(self, list_caches: impl Fn() -> Vec<CacheFigures>) {
         loop {
-            tokio::time::sleep(UPKEEP_PAUSE).await;
+            list_caches().iter().for_each(record_cache);
             self.recorded.run_upkeep();
+            tokio::time::sleep(UPKEEP_PAUSE).await;
         }
     }
 
@@ -105,6 +107,15 @@ impl Figures {
         text.push_str(&render_process_figures());
         ([(CONTENT_TYPE, TEXT_FORMAT)], text).into_response()
     }
+}
+
+fn record_cache(cache: &CacheFigures) {
+    let CacheFigures { name, hits, misses, entries, weight, weight_max } = *cache;
+    metrics::counter!("hearth_cache_hits_total", "cache" => name).absolute(hits);
+    metrics::counter!("hearth_cache_misses_total", "cache" => name).absolute(misses);
+    metrics::gauge!("hearth_cache_entries", "cache" => name).set(entries as f64);
+    metrics::gauge!("hearth_cache_weight", "cache" => name).set(weight as f64);
+    metrics::gauge!("hearth_cache_weight_max", "cache" => name).set(weight_max as f64);
 }
 
 fn logging_error(error: impl ToString) -> TelemetryError {

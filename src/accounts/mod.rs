@@ -29,6 +29,7 @@ use self::{
     sessions::Sessions, user_cache::UserCache,
 };
 use crate::{
+    cache_figures::CacheFigures,
     clock::Clock,
     config::{CacheShare, Config},
     hook::Hook,
@@ -106,6 +107,16 @@ impl Accounts {
         };
         accounts.ensure_admin_token().await?;
         Ok(accounts)
+    }
+
+    /// How well the caches of users' things do.
+    pub fn cache_figures(&self) -> [CacheFigures; 4] {
+        [
+            self.sessions.cache_figures(),
+            self.profile_cache.figures("profiles"),
+            self.push_rule_cache.figures("push_rules"),
+            self.ignored_cache.figures("ignored_users"),
+        ]
     }
 
     /// Starts what runs in the background until `shutdown`.

@@ -18,9 +18,12 @@ use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use super::flags::AccountFlags;
-use crate::storage::{
-    self, Database, StorageError, WriteTransaction, WriteTx, Writer, devices,
-    tokens::{self, TokenHash},
+use crate::{
+    cache_figures::CacheFigures,
+    storage::{
+        self, Database, StorageError, WriteTransaction, WriteTx, Writer, devices,
+        tokens::{self, TokenHash},
+    },
 };
 
 /// A visit of a device is written again after this time.
@@ -110,6 +113,10 @@ impl Session {
 }
 
 impl Sessions {
+    pub(super) fn cache_figures(&self) -> CacheFigures {
+        CacheFigures::of("sessions", &self.cache)
+    }
+
     /// `cache_bytes` bounds what warm sessions take in memory.
     pub fn new(database: Database, writer: Writer, cache_bytes: u64) -> Self {
         let sessions_max = (cache_bytes / SESSION_WEIGHT_BYTES).max(100) as usize;

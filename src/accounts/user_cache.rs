@@ -9,6 +9,8 @@ use std::sync::{
 use quick_cache::sync::Cache;
 use ruma::{OwnedUserId, UserId};
 
+use crate::cache_figures::CacheFigures;
+
 /// Holds an `Arc<T>` per user.
 pub struct UserCache<T> {
     entries: Cache<OwnedUserId, Arc<T>>,
@@ -23,6 +25,11 @@ impl<T> UserCache<T> {
 
     pub fn get(&self, user_id: &UserId) -> Option<Arc<T>> {
         self.entries.get(user_id)
+    }
+
+    /// How well it does, under a name.
+    pub fn figures(&self, name: &'static str) -> CacheFigures {
+        CacheFigures::of(name, &self.entries)
     }
 
     /// To be read before the database is.

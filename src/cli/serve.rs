@@ -33,7 +33,8 @@ async fn serve(config: Config) -> Result<(), CommandError> {
     if app.config.metrics.enabled {
         let figures = Figures::start()?;
         router = router.merge(figures.routes()).layer(figures.requests.layer(clock.clone()));
-        tokio::spawn(figures.run_upkeep());
+        let app_of_figures = app.clone();
+        tokio::spawn(figures.run_upkeep(move || app_of_figures.list_cache_figures()));
     }
     let server = match Server::bind(&app.config, &clock, &router) {
         Ok(server) => server,

@@ -16,6 +16,7 @@ use super::{
     volatile::{EphemeralChange, Volatile},
 };
 use crate::{
+    cache_figures::CacheFigures,
     rooms::{NotedWeight, NotedWeighter, Room, Rooms, Weighed, reweigh},
     storage::{self, RoomNid, StorageError, WriteTx, receipts::ReceiptRow},
 };
@@ -124,6 +125,11 @@ impl Receipts {
         let estimate = (memory_bytes / 2048).max(64) as usize;
         let cache = Arc::new(Cache::with_weighter(estimate, memory_bytes, NotedWeighter));
         Self { rooms, cache, volatile }
+    }
+
+    /// How well the cache does.
+    pub fn cache_figures(&self) -> CacheFigures {
+        CacheFigures::of("receipts", &self.cache)
     }
 
     /// The receipts of a room, read into memory if need be.

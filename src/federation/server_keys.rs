@@ -19,6 +19,7 @@ use super::{
     peers::{PeerError, PeerRequest, Peers, path},
 };
 use crate::{
+    cache_figures::CacheFigures,
     clock::Clock,
     outbound::Limits,
     protocol::{
@@ -131,6 +132,11 @@ impl KeyLookup for RoomKeys<'_> {
 }
 
 impl ServerKeys {
+    /// How well the cache does.
+    pub fn cache_figures(&self) -> CacheFigures {
+        CacheFigures::of("server_keys", &self.0.known)
+    }
+
     pub fn new(
         peers: Peers,
         clock: Clock,

@@ -293,12 +293,12 @@ fn route_media(routes: Routes) -> Routes {
         )
         .plain(
             "/_matrix/client/v1/media/download/{server_name}/{media_id}/{filename}",
-            get(media::download::get_named_content),
+            get(media::download::get_content),
         )
         .media("/download/{server_name}/{media_id}", get(media::download::get_open_content))
         .media(
             "/download/{server_name}/{media_id}/{filename}",
-            get(media::download::get_open_named_content),
+            get(media::download::get_open_content),
         )
         // media/thumbnail.rs
         .plain(

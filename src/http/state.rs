@@ -10,6 +10,7 @@ use super::{
 use crate::{
     accounts::Accounts,
     appservices::Appservices,
+    cache_figures::CacheFigures,
     clock::Clock,
     config::Config,
     encryption::Encryption,
@@ -55,6 +56,22 @@ pub struct App {
     pub tasks: TaskTracker,
     /// Keeps other processes out of the data directory.
     pub(crate) _data_dir_lock: std::fs::File,
+}
+
+impl App {
+    /// How well each cache of weight does.
+    pub fn list_cache_figures(&self) -> Vec<CacheFigures> {
+        let mut figures = self.rooms.cache_figures();
+        figures.extend(self.accounts.cache_figures());
+        figures.extend(self.push.cache_figures());
+        figures.extend([
+            self.ephemeral.receipts.cache_figures(),
+            self.media.cache_figures(),
+            self.federation.keys().cache_figures(),
+            self.sliding_sync.cache_figures(),
+        ]);
+        figures
+    }
 }
 
 impl Drop for App {

@@ -29,6 +29,7 @@ use self::{
     thumbnails::Thumbnails,
 };
 use crate::{
+    cache_figures::CacheFigures,
     clock::Clock,
     config::{CacheShare, Config, MediaConfig, UnauthenticatedAccess},
     durable::create_private_dirs,
@@ -122,6 +123,10 @@ impl Media {
     }
 
     /// The largest upload (`m.upload.size`).
+    pub fn cache_figures(&self) -> CacheFigures {
+        CacheFigures::of("media_records", &self.records)
+    }
+
     pub fn upload_size_bytes_max(&self) -> u64 {
         self.config.upload_size_max.bytes()
     }

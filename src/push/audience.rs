@@ -13,6 +13,7 @@ use serde::Deserialize;
 
 use crate::{
     accounts::push_rules::PushRules,
+    cache_figures::CacheFigures,
     protocol::{membership::Membership, power_levels::PowerLevels, push_rules::CompiledRules},
     rooms::{Head, MEMBER, NotedWeight, NotedWeighter, Room, Rooms, Weighed, reweigh},
     storage::{self, EventNid, RoomNid, StorageError},
@@ -86,6 +87,10 @@ impl Audiences {
         let rooms = Cache::with_weighter(estimate, room_bytes, NotedWeighter);
         let plain = Cache::new((plain_bytes / PLAIN_BYTES).max(64) as usize);
         Self { rooms, plain, epoch: AtomicU64::new(0) }
+    }
+
+    pub fn cache_figures(&self) -> CacheFigures {
+        CacheFigures::of("audiences", &self.rooms)
     }
 
     /// The audience of a room, up to date.

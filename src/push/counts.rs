@@ -10,6 +10,7 @@ use tokio::sync::OnceCell;
 
 use super::tally::{Deviation, Exception, Place, QuietRange, UnreadCounts, UserRoomCounts};
 use crate::{
+    cache_figures::CacheFigures,
     rooms::{NotedWeight, NotedWeighter, Room, StoredEvent, Weighed, reweigh},
     storage::{
         self, Cell, Committed, Database, RoomNid, StorageError, WriteTx,
@@ -99,6 +100,13 @@ pub(super) struct Changes {
 
 impl Counts {
     /// `memory_bytes` bounds the caches.
+    pub(super) fn cache_figures(&self) -> [CacheFigures; 2] {
+        [
+            CacheFigures::of("counts_of_rooms", &self.0.rooms),
+            CacheFigures::of("counts_of_users", &self.0.users),
+        ]
+    }
+
     pub(super) fn new(database: Database, memory_bytes: u64) -> Self {
         let (rooms, users) = (memory_bytes / 2, memory_bytes / 2);
         Self(Arc::new(Inner {

@@ -19,7 +19,7 @@ pub use self::{
     tally::{Count, MAIN, UnreadCounts},
     threads::find_thread,
 };
-use crate::{protocol::push_rules::CompiledRules, storage::Database};
+use crate::{cache_figures::CacheFigures, protocol::push_rules::CompiledRules, storage::Database};
 
 /// Clones share everything. It holds no [`Rooms`](crate::rooms::Rooms), which hold it.
 #[derive(Clone)]
@@ -50,6 +50,12 @@ impl Push {
     /// Unread counts.
     pub fn counts(&self) -> &Counts {
         &self.0.counts
+    }
+
+    /// How well the caches of counts and audiences do.
+    pub fn cache_figures(&self) -> [CacheFigures; 3] {
+        let [rooms, users] = self.0.counts.cache_figures();
+        [rooms, users, self.0.audiences.cache_figures()]
     }
 
     /// A user's own data have changed, maybe their rules.

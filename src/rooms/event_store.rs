@@ -17,6 +17,7 @@ use quick_cache::{Weighter, sync::Cache};
 use ruma::{EventId, OwnedEventId, RoomId};
 
 use crate::{
+    cache_figures::CacheFigures,
     protocol::{
         event::Event,
         room_version::{EventIdFormat, RoomRules},
@@ -249,6 +250,10 @@ impl EventStore {
         let estimate = (memory_bytes / 1500).max(64) as usize;
         let cache = Arc::new(Cache::with_weighter(estimate, memory_bytes, EventWeighter));
         Self { database, cache, nids: Arc::new(Cache::new(estimate)) }
+    }
+
+    pub(super) fn cache_figures(&self) -> [CacheFigures; 2] {
+        [CacheFigures::of("events", &self.cache), CacheFigures::of("event_ids", &self.nids)]
     }
 
     /// The event, if it lies in memory.

@@ -27,6 +27,7 @@ use super::{
     user_rooms::AllUserRooms,
 };
 use crate::{
+    cache_figures::CacheFigures,
     clock::Clock,
     hook::Hook,
     notifier::Notifier,
@@ -152,6 +153,21 @@ impl Rooms {
     /// Has `hook` take part in every append from now on. Only the first call counts.
     pub fn set_acceptance(&self, hook: Arc<dyn AcceptanceHook>) {
         let _ = self.0.acceptance.set(hook);
+    }
+
+    /// How well the caches of rooms, events and states do.
+    pub fn cache_figures(&self) -> Vec<CacheFigures> {
+        let engine = &self.0;
+        let own = [
+            CacheFigures::of("rooms", &engine.rooms.strong),
+            CacheFigures::of("room_ids", &engine.rooms.nids),
+            CacheFigures::of("states", &engine.states),
+            CacheFigures::of("states_after", &engine.states_after),
+            CacheFigures::of("resolutions", &engine.resolutions),
+            engine.keys.cache_figures(),
+            engine.users.cache_figures(),
+        ];
+        own.into_iter().chain(engine.events.cache_figures()).collect()
     }
 
     /// Lets go of what was registered from above, when the server ends.

@@ -14,7 +14,10 @@ use std::{
 use parking_lot::Mutex;
 use quick_cache::{Weighter, sync::Cache};
 
-use crate::storage::{self, Database, StateKeyNid, StorageError, UserNid, WriteTx};
+use crate::{
+    cache_figures::CacheFigures,
+    storage::{self, Database, StateKeyNid, StorageError, UserNid, WriteTx},
+};
 
 /// What a cached pair costs beside its text, bytes.
 const ENTRY_BYTES: u64 = 160;
@@ -82,6 +85,10 @@ impl quick_cache::Equivalent<Pair> for PairRef<'_> {
 }
 
 impl StateKeys {
+    pub fn cache_figures(&self) -> CacheFigures {
+        CacheFigures::of("state_keys", &self.known)
+    }
+
     /// `memory_bytes` bounds the cache.
     pub async fn load(database: Database, memory_bytes: u64) -> Result<Self, StorageError> {
         let newest = storage::state_keys::load_newest(&database).await?;

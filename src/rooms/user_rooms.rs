@@ -20,6 +20,7 @@ use super::{
     room::Room,
 };
 use crate::{
+    cache_figures::CacheFigures,
     notifier::UserWaker,
     protocol::membership::Membership,
     storage::{self, EventNid, RoomNid, StorageError, memberships::MembershipRow},
@@ -68,6 +69,10 @@ pub(super) struct AllUserRooms(Cache<OwnedUserId, Arc<UserRooms>, NotedWeighter>
 impl AllUserRooms {
     pub fn new(memory_bytes: u64) -> Self {
         Self(Cache::with_weighter(4096, memory_bytes, NotedWeighter))
+    }
+
+    pub fn cache_figures(&self) -> CacheFigures {
+        CacheFigures::of("rooms_of_users", &self.0)
     }
 
     /// Lets go of a room that is gone.

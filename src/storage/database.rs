@@ -6,7 +6,7 @@ use std::{path::Path, time::Duration};
 use sqlx::{
     AssertSqlSafe, Connection, FromRow, Postgres, SqlSafeStr, SqlStr, Sqlite,
     pool::PoolConnection,
-    postgres::{PgPool, PgPoolOptions, PgRow},
+    postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions, PgRow},
     sqlite::{
         SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow,
         SqliteSynchronous,
@@ -21,6 +21,8 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 const CHECKPOINT_PATIENCE: Duration = Duration::from_millis(10);
 /// Pages in the write-ahead log from which on it is emptied.
 const LOG_PAGES_MAX: i64 = 256;
+/// How long PostgreSQL may take to let the first connection in.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// SQLite's page cache of the writing connection and of each reading one, in KiB.
 const WRITER_CACHE_KIB: u32 = 8192;
 const READER_CACHE_KIB: u32 = 2048;
@@ -135,14 +137,20 @@ impl Database {
         Ok(Self(Pools::Sqlite { readers, writer, checkpoints }))
     }
 
-    /// Connects to PostgreSQL.
+    /// Connects to PostgreSQL. When it cannot, the error says where and why; it never holds the password.
     pub async fn open_postgres(url: &str, connections_max: u32) -> Result<Self, StorageError> {
+        let options: PgConnectOptions = url.parse()?;
+        // A pool would try again until its patience ends, and then know no reason.
+        let first = tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&options));
+        let too_late = |_| sqlx::Error::Io(std::io::ErrorKind::TimedOut.into());
+        let first = first.await.map_err(too_late).and_then(|connected| connected);
+        let first = first.map_err(|source| unreachable_at(&options, source))?;
+        first.close().await?;
         let pool = PgPoolOptions::new()
             .max_connections(connections_max.max(3))
             .acquire_timeout(BUSY_TIMEOUT)
             .test_before_acquire(false)
-            .connect(url)
-            .await?;
+            .connect_lazy_with(options);
         Ok(Self(Pools::Postgres(pool)))
     }
 
@@ -302,6 +310,16 @@ impl WriterConnection {
 }
 
 /// SQLite takes its write lock at once, so that no transaction fails half-way for want of it.
+fn unreachable_at(options: &PgConnectOptions, source: sqlx::Error) -> StorageError {
+    let host = match options.get_socket() {
+        Some(socket) => socket.display().to_string(),
+        None => format!("{}:{}", options.get_host(), options.get_port()),
+    };
+    let database = options.get_database().unwrap_or(options.get_username());
+    let place = format!("{host} (database {database}, user {})", options.get_username());
+    StorageError::Unreachable { place, source }
+}
+
 fn begin_sql() -> Option<SqlStr> {
     Some("BEGIN IMMEDIATE".into_sql_str())
 }

@@ -63,6 +63,8 @@ pub use writer::{CommitTicket, WritePermit, Writer, run_checkpoints};
 pub enum StorageError {
     #[error("the database failed: {0}")]
     Database(#[from] sqlx::Error),
+    #[error("PostgreSQL at {place} does not let this server in: {source}")]
+    Unreachable { place: String, source: sqlx::Error },
     /// A query that always has a row had none: the database is damaged.
     #[error("a row that must be there is missing")]
     RowMissing,

@@ -89,6 +89,7 @@ impl JobRunner {
                 return Duration::from_millis(RETRY_PAUSE_MS);
             }
         };
+        self.await_publication(&due).await;
         for stored in due {
             let job = self.jobs.iter().find(|job| job.kind() == stored.kind);
             if running.len() >= RUNNING_MAX || keys.contains(&key_of(&stored)) {
@@ -108,6 +109,14 @@ impl JobRunner {
             Ok(Some(ts)) => Duration::from_millis(ts.cast_unsigned() - now_ts).min(SLEEP_MAX),
             _ => SLEEP_MAX,
         }
+    }
+
+    /// A committed row can be read a moment before what was committed with it (the head of a room)
+    /// is in memory. A job that ran in between would see nothing to do, and be gone.
+    async fn await_publication(&self, jobs: &[StoredJob]) {
+        let newest = jobs.iter().map(|job| job.version).max().unwrap_or_default();
+        // It fails only when the writer has ended, and then no job can do anything.
+        let _ = self.writer.subscribe().wait_for(|&published| published >= newest).await;
     }
 
     async fn note_result(&self, job: StoredJob, result: Result<(), JobError>) {

@@ -40,6 +40,7 @@ use user_data::{KnownUserData, UserData};
 use super::{Parts, Sync, SyncSettings};
 use crate::{
     accounts::Accounts,
+    cache_figures::CacheFigures,
     encryption::Encryption,
     ephemeral::Ephemeral,
     push::Counts,
@@ -98,6 +99,11 @@ impl SlidingSync {
             bump_stamps: Cache::new(BUMP_STAMPS_MAX),
             settings: settings.clone(),
         }))
+    }
+
+    /// How well the cache of users' account data does.
+    pub fn cache_figures(&self) -> CacheFigures {
+        self.0.user_data.cache_figures()
     }
 
     /// Starts what saves connections, until `shutdown`.

@@ -15,6 +15,7 @@ use crate::{
         Accounts,
         account_data::{TAGS_KIND, is_deleted},
     },
+    cache_figures::CacheFigures,
     rooms::UserRooms,
     storage::StorageError,
 };
@@ -63,6 +64,10 @@ impl Weighter<OwnedUserId, Arc<UserData>> for UserDataWeighter {
 impl KnownUserData {
     pub fn new(memory_bytes: u64) -> Self {
         Self(Cache::with_weighter(1024, memory_bytes.max(1 << 16), UserDataWeighter))
+    }
+
+    pub fn cache_figures(&self) -> CacheFigures {
+        CacheFigures::of("account_data", &self.0)
     }
 
     /// A user's data as of `upto`; reads what is not in memory.

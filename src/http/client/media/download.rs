@@ -22,8 +22,16 @@ use crate::{
     media::{download::Content, records::MediaRecord},
 };
 
-/// Redirects (`allow_redirect`) and the contents of other servers (`allow_remote`) are not
-/// offered, so what a client says about them changes nothing.
+/// Which content, and under which name if the client has one for it.
+#[derive(Debug, Deserialize)]
+pub struct ContentPath {
+    server_name: String,
+    media_id: String,
+    filename: Option<String>,
+}
+
+/// Redirects (`allow_redirect`) are not offered, and nothing is fetched for somebody who is not
+/// logged in (`allow_remote`), so what a client says about them changes nothing.
 #[derive(Debug, Deserialize)]
 pub struct DownloadQuery {
     timeout_ms: Option<u64>,
@@ -33,25 +41,11 @@ pub struct DownloadQuery {
 pub async fn get_content(
     State(app): State<AppState>,
     session: UserOrGuestSession,
-    Path((server_name, media_id)): Path<(String, String)>,
+    Path(place): Path<ContentPath>,
     Query(query): Query<DownloadQuery>,
     method: Method,
     headers: HeaderMap,
 ) -> MatrixResult<Response> {
-    let place = (server_name.as_str(), media_id.as_str(), None);
-    send(&app, Reader::LoggedIn(session), place, query, (&method, &headers)).await
-}
-
-/// A download for a user, who names the file.
-pub async fn get_named_content(
-    State(app): State<AppState>,
-    session: UserOrGuestSession,
-    Path((server_name, media_id, filename)): Path<(String, String, String)>,
-    Query(query): Query<DownloadQuery>,
-    method: Method,
-    headers: HeaderMap,
-) -> MatrixResult<Response> {
-    let place = (server_name.as_str(), media_id.as_str(), Some(filename.as_str()));
     send(&app, Reader::LoggedIn(session), place, query, (&method, &headers)).await
 }
 
@@ -59,37 +53,24 @@ pub async fn get_named_content(
 pub async fn get_open_content(
     State(app): State<AppState>,
     address: ClientAddress,
-    Path((server_name, media_id)): Path<(String, String)>,
+    Path(place): Path<ContentPath>,
     Query(query): Query<DownloadQuery>,
     method: Method,
     headers: HeaderMap,
 ) -> MatrixResult<Response> {
-    let place = (server_name.as_str(), media_id.as_str(), None);
-    send(&app, Reader::Anybody(address), place, query, (&method, &headers)).await
-}
-
-/// A download for anybody who names the file.
-pub async fn get_open_named_content(
-    State(app): State<AppState>,
-    address: ClientAddress,
-    Path((server_name, media_id, filename)): Path<(String, String, String)>,
-    Query(query): Query<DownloadQuery>,
-    method: Method,
-    headers: HeaderMap,
-) -> MatrixResult<Response> {
-    let place = (server_name.as_str(), media_id.as_str(), Some(filename.as_str()));
     send(&app, Reader::Anybody(address), place, query, (&method, &headers)).await
 }
 
 async fn send(
     app: &AppState,
     reader: Reader,
-    (server_name, media_id, filename): (&str, &str, Option<&str>),
+    ContentPath { server_name, media_id, filename }: ContentPath,
     query: DownloadQuery,
     request: (&Method, &HeaderMap),
 ) -> MatrixResult<Response> {
-    let record = find_content(app, &reader, (server_name, media_id), query.timeout_ms).await?;
-    let filename = filename.or(record.filename.as_deref());
+    let address = (server_name.as_str(), media_id.as_str());
+    let record = find_content(app, &reader, address, query.timeout_ms).await?;
+    let filename = filename.as_deref().or(record.filename.as_deref());
     let head = Head {
         content_type: &record.content_type,
         disposition: write_disposition(&record.content_type, filename),
