@@ -20,9 +20,9 @@ use crate::{
     durable::{create_private_dirs, write_private_file},
     encryption::Encryption,
     ephemeral::{Ephemeral, EphemeralSettings, PresenceSettings},
-    federation::{Federation, FederationSettings},
+    federation::{Federation, FederationSettings, IdentityServers},
     http::{RegistrationNonces, rate_limit::RateLimits, synapse_admin::rooms::RoomDeletions},
-    media::{Media, OpenMediaError},
+    media::{Media, OpenMediaError, previews::UrlPreviews},
     notifier::Notifier,
     outbound::{Mailer, Outbound, OutboundSettings},
     protocol::{
@@ -80,40 +80,35 @@ impl App {
         let job_bell = Arc::new(Notify::new());
         let store = (database.clone(), writer.clone());
         let bells = (notifier.clone(), job_bell.clone());
-        let accounts = start_accounts(&config, &clock, store, bells).await?;
-        let rooms = Rooms::load(
-            (database.clone(), writer.clone()),
-            clock.clone(),
-            (config.server.name.clone(), signing_key.clone()),
-            notifier.clone(),
-            room_settings(&config),
-        )
-        .await?;
+        let mailer = make_mailer(&config, &clock);
+        let accounts = start_accounts(&config, &clock, store, bells, mailer.clone()).await?;
+        let store = (database.clone(), writer.clone());
+        let told = (signing_key.clone(), notifier.clone());
+        let rooms = load_rooms(&config, &clock, store, told).await?;
         let ephemeral = Ephemeral::new(&rooms, ephemeral_settings(&config));
         ephemeral.presence.restore().await?;
         let encryption = start_encryption(&config, &rooms, &accounts);
-        let appservices = Appservices::load(
-            &config.appservices,
-            rooms.clone(),
-            accounts.clone(),
-            ephemeral.clone(),
-        )
-        .await?;
+        let (registrations, ephemera) = (&config.appservices, ephemeral.clone());
+        let appservices =
+            Appservices::load(registrations, rooms.clone(), accounts.clone(), ephemera).await?;
         let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
         let background = (tasks.clone(), shutdown.clone());
-        let parts = (&ephemeral, &encryption, signing_key);
+        let outbound = make_outbound(&config, &clock);
+        let identity_servers = reach_identity_servers(&config, &outbound, &signing_key);
+        let parts = (&ephemeral, &encryption, (outbound.clone(), signing_key));
         let federation = wire_federation(&config, &rooms, &accounts, parts, background.clone());
         let push = start_push(&config, &rooms, &accounts, &federation);
         let store = (database.clone(), writer.clone());
         let media = Media::open(&config, clock.clone(), store, background).await?;
         let sync = start_sync(&config, &rooms, &accounts, (&ephemeral, &encryption, &push));
         let state_events_max = config.rooms.state_events_max;
+        let preview_settings = config.url_previews.clone();
         let app = Arc::new(Self {
             rate_limits: RateLimits::new(config.rate_limits.clone()),
             registration_nonces: RegistrationNonces::new(),
             room_deletions: RoomDeletions::new(),
             notices: start_notices(&config, &accounts, &rooms),
-            mailer: make_mailer(&config, &clock),
+            mailer,
             config,
             clock,
             database,
@@ -125,11 +120,13 @@ impl App {
             rooms,
             ephemeral,
             federation,
+            identity_servers,
             encryption,
             appservices,
             push,
             sliding_sync: SlidingSync::new(&sync),
             sync,
+            url_previews: UrlPreviews::new(preview_settings, media.clone(), outbound),
             media,
             shutdown,
             tasks,
@@ -174,6 +171,8 @@ impl App {
         self.encryption.spawn_tasks(&self.tasks, &self.shutdown);
         self.appservices.spawn_tasks(&self.tasks, &self.shutdown);
         self.media.spawn_tasks();
+        let (expiry, shutdown) = (self.url_previews.clone().run_expiry(), self.shutdown.clone());
+        self.tasks.spawn(async move { shutdown.run_until_cancelled(expiry).await });
         let (indexing, shutdown) = (self.search.clone().run(), self.shutdown.clone());
         self.tasks.spawn(async move { shutdown.run_until_cancelled(indexing).await });
         self.sliding_sync.spawn_tasks(&self.tasks, &self.shutdown);
@@ -231,10 +230,11 @@ async fn start_accounts(
     config: &Arc<Config>,
     clock: &Clock,
     (database, writer): (Database, Writer),
-    (notifier, job_bell): (Notifier, Arc<Notify>),
+    bells: (Notifier, Arc<Notify>),
+    mailer: Mailer,
 ) -> Result<Arc<Accounts>, StorageError> {
     let (config, clock) = (config.clone(), clock.clone());
-    let accounts = Accounts::start(config, clock, database, writer, notifier, job_bell).await?;
+    let accounts = Accounts::start(config, clock, database, writer, bells, mailer).await?;
     Ok(Arc::new(accounts))
 }
 
@@ -260,11 +260,10 @@ fn wire_federation(
     config: &Config,
     rooms: &Rooms,
     accounts: &Arc<Accounts>,
-    (ephemeral, encryption, signing_key): (&Ephemeral, &Encryption, SigningKey),
+    (ephemeral, encryption, wire): (&Ephemeral, &Encryption, (Outbound, SigningKey)),
     background: (TaskTracker, CancellationToken),
 ) -> Federation {
     let section = &config.federation;
-    let outbound = make_outbound(config, rooms.clock());
     let settings = FederationSettings {
         enabled: section.enabled,
         key_servers: section.key_servers.clone(),
@@ -272,7 +271,27 @@ fn wire_federation(
     };
     let (rooms, accounts) = (rooms.clone(), accounts.clone());
     let parts = (ephemeral.clone(), encryption.clone());
-    Federation::new(settings, rooms, accounts, parts, (outbound, signing_key), background)
+    Federation::new(settings, rooms, accounts, parts, wire, background)
+}
+
+/// The identity servers that users may use.
+fn reach_identity_servers(
+    config: &Config,
+    outbound: &Outbound,
+    signing_key: &SigningKey,
+) -> IdentityServers {
+    let own = (config.server.name.clone(), signing_key.clone());
+    IdentityServers::new(outbound.clone(), &config.identity_servers.trusted, own)
+}
+
+async fn load_rooms(
+    config: &Config,
+    clock: &Clock,
+    store: (Database, Writer),
+    (signing_key, notifier): (SigningKey, Notifier),
+) -> Result<Rooms, StorageError> {
+    let own = (config.server.name.clone(), signing_key);
+    Rooms::load(store, clock.clone(), own, notifier, room_settings(config)).await
 }
 
 fn start_sync(

@@ -10,7 +10,11 @@ use ruma::{OwnedUserId, UserId};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Accounts, login::UserIdentifier};
+use super::{
+    Accounts,
+    login::UserIdentifier,
+    validation::{ProvenAddress, Purpose, ValidationCredentials, ValidationError},
+};
 use crate::{clock::Clock, storage::StorageError};
 
 /// Sessions in memory. The ones used longest ago are forgotten first.
@@ -23,10 +27,14 @@ pub enum Stage {
     Password,
     Dummy,
     RegistrationToken,
+    /// A mail address that was proven for this purpose.
+    Email(Purpose),
+    /// The documents of the configuration are accepted.
+    Terms,
 }
 
 /// The `auth` object of a request.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 pub struct AuthData {
     #[serde(rename = "type")]
     pub kind: Option<String>,
@@ -36,6 +44,9 @@ pub struct AuthData {
     pub user: Option<String>,
     pub password: Option<String>,
     pub token: Option<String>,
+    /// The proof of a mail address.
+    #[serde(alias = "threepidCreds")]
+    pub threepid_creds: Option<ValidationCredentials>,
 }
 
 /// What a request wants to be authenticated for.
@@ -55,6 +66,8 @@ pub struct Attempt<'a> {
 pub struct Proof {
     /// The registration token that was accepted.
     pub registration_token: Option<String>,
+    /// The mail address that was proven.
+    pub address: Option<ProvenAddress>,
 }
 
 /// Why a request cannot go on yet.
@@ -76,6 +89,8 @@ pub struct Challenge {
     pub flows: Vec<Vec<Stage>>,
     pub completed: Vec<Stage>,
     pub session: String,
+    /// What clients need for stages, by their names.
+    pub params: Value,
     /// Why the last attempt failed: a code and a sentence.
     pub error: Option<(&'static str, &'static str)>,
     /// Whether it failed for a wrong password, which is counted.
@@ -92,6 +107,7 @@ pub struct InteractiveSessions {
 struct InteractiveSession {
     operation: String,
     user_id: Option<OwnedUserId>,
+    flows: Vec<Vec<Stage>>,
     completed: Vec<Stage>,
     proof: Proof,
     expires_ts: u64,
@@ -104,13 +120,16 @@ impl Stage {
             Self::Password => "m.login.password",
             Self::Dummy => "m.login.dummy",
             Self::RegistrationToken => "m.login.registration_token",
+            Self::Email(_) => "m.login.email.identity",
+            Self::Terms => "m.login.terms",
         }
     }
 
-    fn from_name(name: &str) -> Option<Self> {
-        [Self::Password, Self::Dummy, Self::RegistrationToken]
-            .into_iter()
-            .find(|stage| stage.name() == name)
+    fn is_known(name: &str) -> bool {
+        let of_any_purpose = Self::Email(Purpose::Register);
+        [Self::Password, Self::Dummy, Self::RegistrationToken, of_any_purpose, Self::Terms]
+            .iter()
+            .any(|stage| stage.name() == name)
     }
 }
 
@@ -120,7 +139,7 @@ impl Challenge {
         let names = |stages: &[Stage]| stages.iter().map(|stage| stage.name()).collect::<Vec<_>>();
         let flows: Vec<_> =
             self.flows.iter().map(|stages| json!({ "stages": names(stages) })).collect();
-        let mut body = json!({ "flows": flows, "params": {}, "session": self.session });
+        let mut body = json!({ "flows": flows, "params": self.params, "session": self.session });
         if !self.completed.is_empty() {
             body["completed"] = json!(names(&self.completed));
         }
@@ -149,6 +168,7 @@ impl InteractiveSessions {
         let session = Arc::new(Mutex::new(InteractiveSession {
             operation: attempt.operation.clone(),
             user_id: attempt.user_id.map(ToOwned::to_owned),
+            flows: attempt.flows.clone(),
             expires_ts: clock.now_ms().saturating_add(self.lifetime_ms),
             ..InteractiveSession::default()
         }));
@@ -174,6 +194,7 @@ impl Accounts {
                 flows: attempt.flows.clone(),
                 completed: session.lock().completed.clone(),
                 session: id.clone(),
+                params: self.stage_params(&attempt.flows),
                 error,
                 wrong_password,
             })
@@ -191,7 +212,7 @@ impl Accounts {
                 return Err(InteractiveAuthError::OperationChanged);
             }
         }
-        if self.names_somebody_else(&attempt, auth) {
+        if self.names_somebody_else(&attempt, auth).await? {
             return Err(InteractiveAuthError::OtherUser);
         }
         if let Some(kind) = &auth.kind
@@ -207,6 +228,36 @@ impl Accounts {
         Ok(session.lock().proof.clone())
     }
 
+    /// The user of a session, and its stages; `None` when there is no such session.
+    pub fn find_interactive_session(
+        &self,
+        session: &str,
+    ) -> Option<(Option<OwnedUserId>, Vec<Stage>)> {
+        let session = self.interactive.find(session, self.clock.now_ms())?;
+        let session = session.lock();
+        Some((session.user_id.clone(), session.flows.iter().flatten().copied().collect()))
+    }
+
+    /// Tries one stage of a session by itself, for the page on which people do what their client
+    /// cannot; what is wrong otherwise. Without effect when the session has ended.
+    pub async fn pass_stage_on_page(
+        &self,
+        session: &str,
+        kind: &str,
+        auth: AuthData,
+    ) -> Result<Result<(), &'static str>, StorageError> {
+        let Some(session) = self.interactive.find(session, self.clock.now_ms()) else {
+            return Ok(Err("This session has ended."));
+        };
+        let (user_id, operation, flows) = {
+            let session = session.lock();
+            (session.user_id.clone(), session.operation.clone(), session.flows.clone())
+        };
+        let attempt = Attempt { operation, user_id: user_id.as_deref(), flows, auth: None };
+        let passed = self.pass_stage(&attempt, &auth, kind, &session).await?;
+        Ok(passed.map_err(|(_, message)| message))
+    }
+
     /// Tries one stage. A stage that was passed already stays passed.
     async fn pass_stage(
         &self,
@@ -216,8 +267,12 @@ impl Accounts {
         session: &Mutex<InteractiveSession>,
     ) -> Result<Result<(), (&'static str, &'static str)>, StorageError> {
         let completed = session.lock().completed.clone();
-        let Some(stage) = Stage::from_name(kind) else {
-            return Ok(Err(("M_UNRECOGNIZED", "This way of authentication is unknown.")));
+        let mut stages = attempt.flows.iter().flatten().copied();
+        let Some(stage) = stages.find(|stage| stage.name() == kind) else {
+            return Ok(Err(match Stage::is_known(kind) {
+                true => ("M_FORBIDDEN", "This stage is in none of the flows here."),
+                false => ("M_UNRECOGNIZED", "This way of authentication is unknown."),
+            }));
         };
         if completed.contains(&stage) {
             return Ok(Ok(()));
@@ -232,6 +287,9 @@ impl Accounts {
             Stage::Dummy => Ok(()),
             Stage::Password => self.check_own_password(attempt, auth).await?,
             Stage::RegistrationToken => self.check_token_stage(auth, session).await?,
+            Stage::Email(purpose) => self.check_email_stage(purpose, auth, session).await?,
+            // Asking for the stage says that all documents are accepted.
+            Stage::Terms => Ok(()),
         };
         if passed.is_ok() {
             session.lock().completed.push(stage);
@@ -240,15 +298,28 @@ impl Accounts {
     }
 
     /// Whether a user who is logged in would prove to be another one.
-    fn names_somebody_else(&self, attempt: &Attempt<'_>, auth: &AuthData) -> bool {
-        let named = self.find_named(auth);
-        attempt.user_id.is_some() && named.is_some_and(|named| Some(&*named) != attempt.user_id)
+    async fn names_somebody_else(
+        &self,
+        attempt: &Attempt<'_>,
+        auth: &AuthData,
+    ) -> Result<bool, StorageError> {
+        let named = self.find_named(auth).await?;
+        let is_other = named.is_some_and(|named| Some(&*named) != attempt.user_id);
+        Ok(attempt.user_id.is_some() && is_other)
     }
 
-    fn find_named(&self, auth: &AuthData) -> Option<OwnedUserId> {
+    async fn find_named(&self, auth: &AuthData) -> Result<Option<OwnedUserId>, StorageError> {
         match (&auth.identifier, &auth.user) {
-            (Some(identifier), _) => self.resolve_identifier(identifier),
-            (None, user) => user.as_ref().and_then(|user| self.resolve_user(user)),
+            (Some(identifier), _) => self.resolve_identifier(identifier).await,
+            (None, user) => Ok(user.as_ref().and_then(|user| self.resolve_user(user))),
+        }
+    }
+
+    /// What clients need to show for some stages.
+    fn stage_params(&self, flows: &[Vec<Stage>]) -> Value {
+        match flows.iter().flatten().any(|stage| *stage == Stage::Terms) {
+            true => json!({ "m.login.terms": self.config.registration.describe_terms() }),
+            false => json!({}),
         }
     }
 
@@ -257,7 +328,8 @@ impl Accounts {
         attempt: &Attempt<'_>,
         auth: &AuthData,
     ) -> Result<Result<(), (&'static str, &'static str)>, StorageError> {
-        let named = self.find_named(auth).or_else(|| attempt.user_id.map(ToOwned::to_owned));
+        let named = self.find_named(auth).await?;
+        let named = named.or_else(|| attempt.user_id.map(ToOwned::to_owned));
         let own = named.filter(|named| Some(&**named) == attempt.user_id);
         let password = auth.password.clone().unwrap_or_default();
         let fits = match own {
@@ -280,5 +352,27 @@ impl Accounts {
         }
         session.lock().proof.registration_token = Some(token.clone());
         Ok(Ok(()))
+    }
+
+    async fn check_email_stage(
+        &self,
+        purpose: Purpose,
+        auth: &AuthData,
+        session: &Mutex<InteractiveSession>,
+    ) -> Result<Result<(), (&'static str, &'static str)>, StorageError> {
+        let Some(credentials) = &auth.threepid_creds else {
+            return Ok(Err(("M_MISSING_PARAM", "`threepid_creds` is missing.")));
+        };
+        match self.find_proven(purpose, credentials).await {
+            Ok(proven) => {
+                session.lock().proof.address = Some(proven);
+                Ok(Ok(()))
+            }
+            Err(ValidationError::Storage(error)) => Err(error),
+            Err(ValidationError::NotValidated) => {
+                Ok(Err(("M_UNAUTHORIZED", "The link in the mail was not followed yet.")))
+            }
+            Err(_) => Ok(Err(("M_THREEPID_AUTH_FAILED", "This proves no mail address."))),
+        }
     }
 }

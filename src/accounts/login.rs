@@ -4,7 +4,12 @@
 use ruma::{OwnedDeviceId, OwnedUserId, UserId};
 use serde::Deserialize;
 
-use super::{Accounts, flags::AccountFlags, sessions::hash_token};
+use super::{
+    Accounts,
+    flags::AccountFlags,
+    sessions::hash_token,
+    validation::{EMAIL, canonical_address},
+};
 use crate::storage::{
     StorageError, WriteTransaction, accounts, devices,
     tokens::{self, NewToken, ShortTokenKind, TokenHash},
@@ -95,13 +100,22 @@ pub(super) struct FreshTokens {
 
 impl Accounts {
     /// The user of this server whom an identifier names, whether or not the account exists.
-    pub fn resolve_identifier(&self, identifier: &UserIdentifier) -> Option<OwnedUserId> {
+    pub async fn resolve_identifier(
+        &self,
+        identifier: &UserIdentifier,
+    ) -> Result<Option<OwnedUserId>, StorageError> {
         match identifier {
-            UserIdentifier::User { user } => self.resolve_user(user),
-            // No addresses or phone numbers are kept, so they name nobody.
+            UserIdentifier::User { user } => Ok(self.resolve_user(user)),
+            UserIdentifier::ThirdParty { medium, address } if medium == EMAIL => {
+                match canonical_address(address) {
+                    Some(address) => self.find_address_owner(EMAIL, &address).await,
+                    None => Ok(None),
+                }
+            }
+            // No phone numbers are kept, so they name nobody.
             UserIdentifier::ThirdParty { .. }
             | UserIdentifier::Phone { .. }
-            | UserIdentifier::Unknown => None,
+            | UserIdentifier::Unknown => Ok(None),
         }
     }
 

@@ -14,7 +14,9 @@ pub mod pushers;
 pub mod register;
 pub mod registration_tokens;
 pub mod sessions;
+pub mod third_party_ids;
 mod user_cache;
+pub mod validation;
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -34,8 +36,9 @@ use crate::{
     config::{CacheShare, Config},
     hook::Hook,
     notifier::Notifier,
+    outbound::Mailer,
     storage::{
-        Database, StorageError, Writer,
+        Database, StorageError, Writer, third_party_ids as stored_ids,
         tokens::{self, ShortTokenKind},
     },
 };
@@ -67,6 +70,7 @@ pub struct Accounts {
     changes: Changes,
     /// Rung when a job was requested.
     job_bell: Arc<Notify>,
+    mailer: Mailer,
     passwords: Passwords,
     interactive: InteractiveSessions,
     profile_cache: Arc<UserCache<Profile>>,
@@ -83,8 +87,8 @@ impl Accounts {
         clock: Clock,
         database: Database,
         writer: Writer,
-        notifier: Notifier,
-        job_bell: Arc<Notify>,
+        (notifier, job_bell): (Notifier, Arc<Notify>),
+        mailer: Mailer,
     ) -> Result<Self, StorageError> {
         let cache_bytes = config.memory.share(CacheShare::Accounts);
         let sessions = Sessions::new(database.clone(), writer.clone(), cache_bytes / SESSIONS_PART);
@@ -104,6 +108,7 @@ impl Accounts {
             database,
             writer,
             job_bell,
+            mailer,
         };
         accounts.ensure_admin_token().await?;
         Ok(accounts)
@@ -194,7 +199,11 @@ async fn run_cleaning(writer: Writer, clock: Clock) {
         let before_ts = now_ts.saturating_sub(EXPIRED_SESSION_KEPT_MS);
         let cleaned: Result<(), StorageError> = writer
             .transact(move |tx| {
-                Box::pin(async move { tokens::delete_expired(tx, now_ts, before_ts).await })
+                Box::pin(async move {
+                    let oldest_ts = now_ts.saturating_sub(validation::LIFETIME_MS);
+                    stored_ids::delete_old_validations(tx, oldest_ts).await?;
+                    tokens::delete_expired(tx, now_ts, before_ts).await
+                })
             })
             .await;
         if let Err(error) = cleaned {

@@ -12,13 +12,14 @@ use super::{
     interactive_auth::Stage,
     login::{DeviceRequest, LoginError, NewSession, TokenRow},
     profiles::Profile,
+    validation::{ProvenAddress, Purpose},
 };
 use crate::{
     config::RegistrationMode,
     storage::{
         StorageError, WriteTransaction,
         accounts::{self, StoredAccount, StoredRegistrationToken},
-        devices, profiles, tokens,
+        devices, profiles, third_party_ids, tokens,
     },
 };
 
@@ -42,6 +43,10 @@ pub struct NewAccount {
     pub appservice_id: Option<String>,
     /// A token of the database or the configuration to be used for it.
     pub registration_token: Option<String>,
+    /// The user's mail address, which was proven.
+    pub address: Option<ProvenAddress>,
+    /// Whether the documents of the configuration were accepted.
+    pub has_accepted_terms: bool,
     /// The device to log in with; `None` when only the account is wanted.
     pub device: Option<DeviceRequest>,
 }
@@ -74,6 +79,10 @@ pub enum RegisterError {
     WeakPassword(usize),
     #[error("the registration token is not valid any more")]
     InvalidToken,
+    #[error("this mail address belongs to an account already")]
+    AddressInUse,
+    #[error("the proof of the mail address was used already")]
+    ProofUsed,
     #[error("a device has an ID of 1 to 255 bytes and a name of at most 400")]
     InvalidDevice,
     #[error(transparent)]
@@ -89,6 +98,9 @@ struct Registration {
     is_upgrade: bool,
     /// A token of the database to be used up by it.
     token: Option<String>,
+    address: Option<ProvenAddress>,
+    /// The documents that the user has accepted, with their versions.
+    terms: Vec<(String, String)>,
     /// The device's ID and name, and the row of its token.
     device: Option<(String, Option<String>, TokenRow)>,
 }
@@ -138,16 +150,30 @@ impl Accounts {
 
     /// The flows that lead to an account; `None` when nobody may register.
     pub async fn list_registration_flows(&self) -> Result<Option<Vec<Vec<Stage>>>, StorageError> {
-        let by_token = vec![Stage::RegistrationToken];
-        Ok(match self.config.registration.mode {
-            RegistrationMode::Open => Some(vec![vec![Stage::Dummy], by_token]),
-            RegistrationMode::Token => Some(vec![by_token]),
+        let by_token = Stage::RegistrationToken;
+        let admitted = match self.config.registration.mode {
+            RegistrationMode::Open => vec![Stage::Dummy, by_token],
+            RegistrationMode::Token => vec![by_token],
             // The first administrator has to come in somehow.
-            RegistrationMode::Closed if self.find_admin_token().await?.is_some() => {
-                Some(vec![by_token])
+            RegistrationMode::Closed if self.find_admin_token().await?.is_some() => vec![by_token],
+            RegistrationMode::Closed => return Ok(None),
+        };
+        // No flow is the beginning of another one, or the longer could never be completed.
+        let terms = (!self.config.registration.terms.is_empty()).then_some(Stage::Terms);
+        let email = Stage::Email(Purpose::Register);
+        let mut flows = Vec::new();
+        for admission in admitted {
+            let flow = |email: Option<Stage>| {
+                terms.into_iter().chain(email).chain([admission]).collect::<Vec<_>>()
+            };
+            if !self.config.registration.require_email {
+                flows.push(flow(None));
             }
-            RegistrationMode::Closed => None,
-        })
+            if self.mailer.is_configured() {
+                flows.push(flow(Some(email)));
+            }
+        }
+        Ok(Some(flows))
     }
 
     /// Whether somebody could register with this token now.
@@ -224,6 +250,8 @@ impl Accounts {
             profile: first_profile(&user_id),
             is_upgrade: account.guest.is_some(),
             token: account.registration_token.filter(|token| !self.is_configured_token(token)),
+            address: account.address,
+            terms: self.list_accepted_terms(account.has_accepted_terms),
             device: None,
         };
         let mut session = None;
@@ -295,6 +323,11 @@ impl Accounts {
             .await
     }
 
+    fn list_accepted_terms(&self, has_accepted: bool) -> Vec<(String, String)> {
+        let terms = self.config.registration.terms.iter().filter(|_| has_accepted);
+        terms.map(|terms| (terms.id.clone(), terms.version.clone())).collect()
+    }
+
     fn is_configured_token(&self, token: &str) -> bool {
         let configured = &self.config.registration.tokens;
         configured.iter().any(|known| known.expose().as_bytes().ct_eq(token.as_bytes()).into())
@@ -340,11 +373,34 @@ impl Registration {
             }
             _ => return Err(RegisterError::NameTaken),
         }
+        let now_ts = self.account.created_ts;
+        for (policy, version) in &self.terms {
+            third_party_ids::insert_accepted_terms(tx, &user_id, (policy, version), now_ts).await?;
+        }
+        if let Some(address) = self.address {
+            add_address(tx, &user_id, address, now_ts).await?;
+        }
         if let Some((device_id, name, row)) = &self.device {
             let created_ts = self.account.created_ts.cast_unsigned();
             devices::insert(tx, &user_id, device_id, name.as_deref(), created_ts).await?;
             tokens::insert(tx, &row.for_device(&user_id, device_id)).await?;
         }
         Ok(())
+    }
+}
+
+async fn add_address(
+    tx: &mut WriteTransaction<'_>,
+    user_id: &str,
+    address: ProvenAddress,
+    now_ts: i64,
+) -> Result<(), RegisterError> {
+    if !third_party_ids::take_validation(tx, &address.sid).await? {
+        return Err(RegisterError::ProofUsed);
+    }
+    let id = address.into_id(user_id, now_ts.cast_unsigned());
+    match third_party_ids::insert(tx, &id).await? {
+        true => Ok(()),
+        false => Err(RegisterError::AddressInUse),
     }
 }

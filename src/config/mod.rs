@@ -6,6 +6,7 @@
 mod appservices;
 mod database;
 mod federation;
+mod identity_servers;
 mod layers;
 mod limits;
 mod listen;
@@ -27,6 +28,7 @@ mod server_notices;
 mod sessions;
 mod sync;
 mod units;
+mod url_previews;
 mod users;
 mod voip;
 mod well_known;
@@ -39,6 +41,7 @@ pub use self::{
     appservices::AppservicesConfig,
     database::{DatabaseConfig, DatabaseLocation},
     federation::FederationConfig,
+    identity_servers::IdentityServersConfig,
     limits::LimitsConfig,
     listen::{Api, Listener, SocketMode, TlsFiles},
     logging::{LogFormat, LoggingConfig},
@@ -50,7 +53,7 @@ pub use self::{
     presence::PresenceConfig,
     problems::{ConfigProblem, ConfigProblems, Place},
     rate_limits::{RateLimit, RateLimitsConfig},
-    registration::{RegistrationConfig, RegistrationMode},
+    registration::{RegistrationConfig, RegistrationMode, Terms},
     rooms::{PermittedTo, RoomsConfig},
     secret::Secret,
     server::ServerConfig,
@@ -58,6 +61,7 @@ pub use self::{
     sessions::SessionsConfig,
     sync::SyncConfig,
     units::Size,
+    url_previews::UrlPreviewsConfig,
     users::{Argon2Config, UsersConfig},
     voip::VoipConfig,
     well_known::{SupportContact, WellKnownConfig},
@@ -80,6 +84,7 @@ pub struct Config {
     pub sync: SyncConfig,
     pub presence: PresenceConfig,
     pub media: MediaConfig,
+    pub url_previews: UrlPreviewsConfig,
     pub rate_limits: RateLimitsConfig,
     pub limits: LimitsConfig,
     pub memory: MemoryConfig,
@@ -87,6 +92,7 @@ pub struct Config {
     pub appservices: AppservicesConfig,
     pub server_notices: ServerNoticesConfig,
     pub mail: MailConfig,
+    pub identity_servers: IdentityServersConfig,
     pub voip: VoipConfig,
     pub well_known: WellKnownConfig,
     pub logging: LoggingConfig,
@@ -106,6 +112,7 @@ impl Default for Config {
             sync: SyncConfig::default(),
             presence: PresenceConfig::default(),
             media: MediaConfig::default(),
+            url_previews: UrlPreviewsConfig::default(),
             rate_limits: RateLimitsConfig::default(),
             limits: LimitsConfig::default(),
             memory: MemoryConfig::default(),
@@ -113,6 +120,7 @@ impl Default for Config {
             appservices: AppservicesConfig::default(),
             server_notices: ServerNoticesConfig::default(),
             mail: MailConfig::default(),
+            identity_servers: IdentityServersConfig::default(),
             voip: VoipConfig::default(),
             well_known: WellKnownConfig::default(),
             logging: LoggingConfig::default(),
@@ -190,11 +198,16 @@ impl Config {
         self.sync.validate(problems);
         self.presence.validate(problems);
         self.media.validate(problems);
+        self.url_previews.validate(problems);
         self.rate_limits.validate(problems);
         self.limits.validate(problems);
         self.memory.validate(problems);
         self.server_notices.validate(problems);
         self.mail.complete(problems);
+        if self.registration.require_email && self.mail.server.is_none() {
+            problems.add("registration.require_email", "needs a mail server: set `[mail] server`");
+        }
+        self.identity_servers.validate(problems);
         self.voip.complete(problems);
         self.federation.validate(problems);
         self.well_known.validate(problems);

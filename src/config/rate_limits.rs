@@ -41,6 +41,10 @@ pub struct RateLimitsConfig {
     pub media_downloads: RateLimit,
     /// Reports of rooms, events and users, per user.
     pub reports: RateLimit,
+    /// Mails to confirm an address, per client's address and per mail address.
+    pub mails: RateLimit,
+    /// Previews of web pages, per user.
+    pub url_previews: RateLimit,
 }
 
 /// A bucket of `burst` tokens that refills with `per_second` tokens a second; each request takes one.
@@ -79,6 +83,8 @@ impl Default for RateLimitsConfig {
             media_uploads: RateLimit::new(2.0, 50),
             media_downloads: RateLimit::new(50.0, 500),
             reports: RateLimit::new(0.1, 10),
+            mails: RateLimit::new(0.01, 10),
+            url_previews: RateLimit::new(1.0, 30),
         }
     }
 }
@@ -86,7 +92,7 @@ impl Default for RateLimitsConfig {
 impl RateLimitsConfig {
     /// Each limit with its name in the configuration.
     #[must_use]
-    pub fn each(&self) -> [(&'static str, RateLimit); 15] {
+    pub fn each(&self) -> [(&'static str, RateLimit); 17] {
         [
             ("login", self.login),
             ("login_failures", self.login_failures),
@@ -103,6 +109,8 @@ impl RateLimitsConfig {
             ("media_uploads", self.media_uploads),
             ("media_downloads", self.media_downloads),
             ("reports", self.reports),
+            ("mails", self.mails),
+            ("url_previews", self.url_previews),
         ]
     }
 

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
 
 use super::{problems::Problems, secret::Secret, units};
 
@@ -16,6 +17,10 @@ pub struct RegistrationConfig {
     /// A file with further such tokens, one per line.
     #[serde(with = "units::optional")]
     pub tokens_file: Option<PathBuf>,
+    /// Whether new users must have proven a mail address (`[mail]` must be set).
+    pub require_email: bool,
+    /// Documents that new users must accept.
+    pub terms: Vec<Terms>,
     /// Whether guests (accounts without a password) may look at rooms that admit them.
     pub allow_guests: bool,
     /// A secret with which scripts register accounts in any mode; empty switches this off.
@@ -24,6 +29,33 @@ pub struct RegistrationConfig {
     /// A file that holds the shared secret instead.
     #[serde(with = "units::optional")]
     pub shared_secret_file: Option<PathBuf>,
+}
+
+/// A document that new users must accept, in one language (Client-Server API, "Terms of service at
+/// registration").
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Terms {
+    /// Such as `terms_of_service`; the same for all translations.
+    pub id: String,
+    pub version: String,
+    /// Such as `en`.
+    pub language: String,
+    pub name: String,
+    /// Where it can be read.
+    pub url: String,
+}
+
+impl Default for Terms {
+    fn default() -> Self {
+        Self {
+            id: "terms_of_service".to_owned(),
+            version: "1".to_owned(),
+            language: "en".to_owned(),
+            name: "Terms of Service".to_owned(),
+            url: String::new(),
+        }
+    }
 }
 
 /// Who may register.
@@ -40,6 +72,18 @@ pub enum RegistrationMode {
 }
 
 impl RegistrationConfig {
+    /// The documents as clients are told (`m.login.terms` params).
+    #[must_use]
+    pub fn describe_terms(&self) -> Value {
+        let mut policies: Map<String, Value> = Map::new();
+        for terms in &self.terms {
+            let policy = policies.entry(&terms.id);
+            let policy = policy.or_insert_with(|| json!({ "version": terms.version }));
+            policy[&terms.language] = json!({ "name": terms.name, "url": terms.url });
+        }
+        json!({ "policies": policies })
+    }
+
     pub(super) fn complete(&mut self, problems: &mut Problems) {
         if let Some(path) = &self.tokens_file
             && let Some(text) = problems.read_file("registration.tokens_file", path)
@@ -52,6 +96,17 @@ impl RegistrationConfig {
             &mut self.shared_secret,
             self.shared_secret_file.as_deref(),
         );
+        for (index, terms) in self.terms.iter().enumerate() {
+            problems.check_web_address(&format!("registration.terms[{index}].url"), &terms.url);
+            let path = format!("registration.terms[{index}]");
+            if terms.language == "version" || terms.id.is_empty() || terms.language.is_empty() {
+                problems.add(&path, "needs an id, and a language such as \"en\"");
+            }
+            let differs = |other: &Terms| other.id == terms.id && other.version != terms.version;
+            if self.terms.iter().any(differs) {
+                problems.add(&path, "has another version than its translation");
+            }
+        }
         if !self.tokens.iter().all(|token| is_registration_token(token.expose())) {
             problems.add(
                 "registration.tokens",

@@ -11,7 +11,7 @@ use figment::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{Config, listen::Listener, well_known::SupportContact};
+use super::{Config, listen::Listener, registration::Terms, well_known::SupportContact};
 
 /// A list of tables, such as `[[listen]]`.
 pub(super) struct TableList {
@@ -25,13 +25,14 @@ pub(super) struct TableList {
 /// All keys that exist.
 pub(super) struct Schema {
     pub defaults: Rc<Dict>,
-    pub lists: [TableList; 2],
+    pub lists: [TableList; 3],
 }
 
 impl Schema {
     pub fn new() -> Self {
         let lists = [
             TableList::of::<Listener>("listen"),
+            TableList::of::<Terms>("registration.terms"),
             TableList::of::<SupportContact>("well_known.support_contacts"),
         ];
         Self { defaults: Rc::new(dict_of(&Config::default())), lists }

@@ -3,7 +3,7 @@
 use ruma::{OwnedServerName, ServerName};
 
 use super::{
-    request_signature::{RequestSignature, SignedParts},
+    request_signature::{Destination, RequestSignature, SignedParts},
     server_keys::ServerKeys,
 };
 use crate::storage::StorageError;
@@ -54,7 +54,7 @@ pub async fn authenticate<'h>(
         method: request.method,
         uri: request.uri,
         origin: origin.as_str(),
-        destination: own_name.as_str(),
+        destination: Destination::Named(own_name.as_str()),
         content: request.content,
     };
     match keys.find_current(origin, &signature.key_id).await? {

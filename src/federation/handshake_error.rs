@@ -46,6 +46,8 @@ pub enum HandshakeError {
     BadAnswer { server: OwnedServerName, reason: String },
     #[error(transparent)]
     Peer(#[from] PeerError),
+    #[error("the identity server did not say whether its key is valid: {0}")]
+    IdentityServer(String),
     // On both.
     #[error(transparent)]
     Append(#[from] AppendError),

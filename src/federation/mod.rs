@@ -8,6 +8,7 @@ mod device_keys;
 mod edu_queue;
 mod edus;
 mod handshake_error;
+mod identity_servers;
 mod invite;
 mod joining;
 mod key_document;
@@ -26,6 +27,7 @@ mod room_answer;
 mod sender;
 mod server_keys;
 mod source;
+mod third_party_invites;
 mod verify;
 
 use std::sync::Arc;
@@ -37,6 +39,9 @@ pub use self::{
     authenticate::{ArrivedRequest, AuthenticateError},
     edu_queue::OutgoingReceipt,
     handshake_error::HandshakeError,
+    identity_servers::{
+        IdentityAccess, IdentityError, IdentityServers, InviteKey, StoredInvite, WaitingInvite,
+    },
     joining::RemoteEntry,
     key_document::{KeyDocument, OldKey, to_text, write_own_document},
     media::FetchMediaError,
@@ -48,6 +53,7 @@ pub use self::{
     resident_invite::ArrivedInvite,
     room_answer::JoinAnswer,
     server_keys::ServerKeys,
+    third_party_invites::{BOUND_INVITES_MAX, BoundInvite, THIRD_PARTY_INVITE},
 };
 use self::{device_keys::PeerKeys, receive::OriginLocks, source::PeerSource};
 use crate::{

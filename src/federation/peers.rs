@@ -11,7 +11,7 @@ use ruma::{OwnedServerName, ServerName};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use super::request_signature::SignedParts;
+use super::request_signature::{Destination, SignedParts};
 use crate::{
     outbound::{Answer, AnswerStream, Limits, Outbound, OutboundError},
     protocol::{canonical_json, signing::SigningKey},
@@ -197,7 +197,7 @@ impl Peers {
             method: request.method.as_str(),
             uri: &request.path,
             origin: self.0.server_name.as_str(),
-            destination: server.as_str(),
+            destination: Destination::Named(server.as_str()),
             content: request.body.as_deref(),
         };
         let header = HeaderValue::try_from(parts.sign(&self.0.signing_key));

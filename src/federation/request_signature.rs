@@ -16,9 +16,17 @@ pub struct SignedParts<'a> {
     /// The path with the query, as it is sent.
     pub uri: &'a str,
     pub origin: &'a str,
-    pub destination: &'a str,
+    pub destination: Destination<'a>,
     /// The body as canonical JSON, if there is one.
     pub content: Option<&'a str>,
+}
+
+/// Who the request is for.
+#[derive(Clone, Copy, Debug)]
+pub enum Destination<'a> {
+    Named(&'a str),
+    /// As old identity servers write it.
+    Is(&'a str),
 }
 
 /// The parameters of an `X-Matrix` header.
@@ -35,10 +43,10 @@ impl SignedParts<'_> {
     /// The header with the signature.
     pub fn sign(&self, key: &SigningKey) -> String {
         let signature = key.sign(self.message().as_bytes());
+        let (Destination::Named(destination) | Destination::Is(destination)) = self.destination;
         format!(
-            "X-Matrix origin=\"{}\",destination=\"{}\",key=\"{}\",sig=\"{signature}\"",
+            "X-Matrix origin=\"{}\",destination=\"{destination}\",key=\"{}\",sig=\"{signature}\"",
             self.origin,
-            self.destination,
             key.key_id()
         )
     }
@@ -57,12 +65,12 @@ impl SignedParts<'_> {
             text.push_str(content);
             text.push(',');
         }
-        let fields = [
-            ("destination", self.destination),
-            ("method", self.method),
-            ("origin", self.origin),
-            ("uri", self.uri),
-        ];
+        let destination = match self.destination {
+            Destination::Named(name) => ("destination", name),
+            Destination::Is(name) => ("destination_is", name),
+        };
+        let fields =
+            [destination, ("method", self.method), ("origin", self.origin), ("uri", self.uri)];
         for (number, (name, value)) in fields.into_iter().enumerate() {
             text.push_str(if number > 0 { ",\"" } else { "\"" });
             text.push_str(name);
@@ -165,7 +173,7 @@ mod tests {
             method: "PUT",
             uri: "/_matrix/federation/v1/send/1?a=%22",
             origin: "a.example",
-            destination: "b.example",
+            destination: Destination::Named("b.example"),
             content: Some(r#"{"pdus":[]}"#),
         };
         let header = RequestSignature::parse(&parts.sign(&key)).unwrap();
@@ -173,7 +181,7 @@ mod tests {
         for other in [
             SignedParts { method: "POST", ..parts },
             SignedParts { uri: "/", ..parts },
-            SignedParts { destination: "c.example", ..parts },
+            SignedParts { destination: Destination::Named("c.example"), ..parts },
             SignedParts { content: None, ..parts },
         ] {
             assert!(!other.is_signed_by(&key.verify_key(), &header.signature), "{other:?}");

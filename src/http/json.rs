@@ -48,6 +48,10 @@ pub struct Path<T>(pub T);
 #[derive(Clone, Debug)]
 pub struct Query<T>(pub T);
 
+/// The fields of a form (`application/x-www-form-urlencoded`). 400 `M_INVALID_PARAM`.
+#[derive(Clone, Debug)]
+pub struct Form<T>(pub T);
+
 /// An answer in JSON.
 #[derive(Clone, Debug)]
 pub struct Json<T>(pub T);
@@ -95,6 +99,17 @@ impl<T: DeserializeOwned> FromRequest<AppState> for OptionalJsonBody<T> {
     async fn from_request(request: Request, app: &AppState) -> MatrixResult<Self> {
         let bytes = read_limited(request, app).await?;
         parse_json(if bytes.is_empty() { b"{}" } else { &bytes }).map(Self)
+    }
+}
+
+impl<T: DeserializeOwned> FromRequest<AppState> for Form<T> {
+    type Rejection = MatrixError;
+
+    async fn from_request(request: Request, app: &AppState) -> MatrixResult<Self> {
+        let bytes = read_limited(request, app).await?;
+        serde_html_form::from_bytes(&bytes).map(Self).map_err(|error| {
+            MatrixError::invalid_param(format!("The form is not understood: {error}."))
+        })
     }
 }
 

@@ -9,6 +9,7 @@ pub mod error;
 mod federation;
 mod health;
 pub mod json;
+mod page;
 pub mod rate_limit;
 pub mod router;
 mod routes;

@@ -34,6 +34,8 @@ pub enum Action {
     MediaUpload,
     MediaDownload,
     Report,
+    Mail,
+    UrlPreview,
 }
 
 /// All buckets.
@@ -46,6 +48,8 @@ pub struct RateLimits {
 enum Party {
     User(OwnedUserId),
     Address(IpAddr),
+    /// A mail address.
+    Mailbox(String),
     /// Everybody on a Unix socket that names no addresses.
     Unknown,
 }
@@ -91,6 +95,19 @@ impl RateLimits {
         self.take_from((action, party), limit, now_ms)
     }
 
+    /// Takes a token of a mail address.
+    pub fn take_of_mailbox(
+        &self,
+        action: Action,
+        address: String,
+        now_ms: u64,
+    ) -> MatrixResult<()> {
+        match self.limit(action) {
+            Some(limit) => self.take_from((action, Party::Mailbox(address)), limit, now_ms),
+            None => Ok(()),
+        }
+    }
+
     /// Refuses when a user's bucket is empty, without taking a token.
     pub fn check_of_user(&self, action: Action, user: &UserId, now_ms: u64) -> MatrixResult<()> {
         let Some(limit) = self.limit(action) else { return Ok(()) };
@@ -118,6 +135,8 @@ impl RateLimits {
             Action::MediaUpload => config.media_uploads,
             Action::MediaDownload => config.media_downloads,
             Action::Report => config.reports,
+            Action::Mail => config.mails,
+            Action::UrlPreview => config.url_previews,
         };
         (config.enabled && limit.enabled).then_some(limit)
     }

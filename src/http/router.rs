@@ -10,18 +10,20 @@ use axum::{
 
 use super::{
     client::{
-        account, account_data, admin, appservice, capabilities, create_room, cross_signing,
-        dehydrated_device, delayed_events, device_keys, devices, filter, login, logout, media,
-        messages, notifications, old_sync, openid, presence, profile, push_rules, pushers,
-        receipts, register, relations, reports, room_aliases, room_keys, room_overview, room_state,
-        room_upgrade, rooms_membership, search, send, sliding_sync, sso, sync, third_party,
-        to_device, typing, user_directory, versions, voip,
+        account, account_data, admin, appservice, auth_fallback, capabilities, confirm_address,
+        create_room, cross_signing, dehydrated_device, delayed_events, device_keys, devices,
+        filter, invites, login, logout, media, messages, notifications, old_sync, openid, presence,
+        profile, push_rules, pushers, receipts, register, relations, reports, room_aliases,
+        room_keys, room_overview, room_state, room_upgrade, rooms_membership, search, send,
+        sliding_sync, sso, sync, third_party, third_party_ids, to_device, typing, user_directory,
+        versions, voip,
     },
     federation, health,
     routes::Routes,
     state::AppState,
     synapse_admin, well_known,
 };
+use crate::accounts::validation::CONFIRM_PATH;
 
 /// Everything this server answers.
 pub fn build_router(app: AppState) -> Router {
@@ -97,6 +99,8 @@ fn route_accounts(routes: Routes) -> Routes {
             "/_matrix/client/v1/register/m.login.registration_token/validity",
             get(register::check_token),
         )
+        // auth_fallback.rs
+        .client("/auth/{kind}/fallback/web", get(auth_fallback::show).post(auth_fallback::submit))
         // login.rs
         .client("/login", get(login::list_flows).post(login::log_in))
         .client("/refresh", post(login::refresh))
@@ -111,17 +115,23 @@ fn route_accounts(routes: Routes) -> Routes {
         .client("/account/whoami", get(account::whoami))
         .client("/account/password", post(account::change_password))
         .client("/account/deactivate", post(account::deactivate))
-        .client("/account/3pid", get(account::list_third_party_ids))
-        .client("/account/3pid/add", post(account::refuse_third_party_id))
-        .client("/account/3pid/bind", post(account::refuse_third_party_id))
-        .client("/account/3pid/delete", post(account::remove_third_party_id))
-        .client("/account/3pid/unbind", post(account::remove_third_party_id))
-        .client("/account/3pid/email/requestToken", post(account::refuse_third_party_id))
-        .client("/account/3pid/msisdn/requestToken", post(account::refuse_third_party_id))
-        .client("/account/password/email/requestToken", post(account::refuse_password_reset))
-        .client("/account/password/msisdn/requestToken", post(account::refuse_password_reset))
-        .client("/register/email/requestToken", post(account::refuse_third_party_id))
-        .client("/register/msisdn/requestToken", post(account::refuse_third_party_id))
+        // third_party_ids.rs
+        .client("/account/3pid", get(third_party_ids::list).post(third_party_ids::add_or_bind))
+        .client("/account/3pid/add", post(third_party_ids::add))
+        .client("/account/3pid/bind", post(third_party_ids::bind))
+        .client("/account/3pid/delete", post(third_party_ids::delete))
+        .client("/account/3pid/unbind", post(third_party_ids::unbind))
+        .client("/account/3pid/email/requestToken", post(third_party_ids::request_to_add))
+        .client("/account/3pid/msisdn/requestToken", post(third_party_ids::refuse_phone_number))
+        .client(
+            "/account/password/email/requestToken",
+            post(third_party_ids::request_to_reset_password),
+        )
+        .client("/account/password/msisdn/requestToken", post(third_party_ids::refuse_phone_number))
+        .client("/register/email/requestToken", post(third_party_ids::request_to_register))
+        .client("/register/msisdn/requestToken", post(third_party_ids::refuse_phone_number))
+        // confirm_address.rs
+        .plain(CONFIRM_PATH, get(confirm_address::ask).post(confirm_address::confirm))
         // devices.rs
         .client("/devices", get(devices::list_devices))
         .client(
@@ -275,6 +285,9 @@ fn route_media(routes: Routes) -> Routes {
         // media/mod.rs
         .plain("/_matrix/client/v1/media/config", get(media::get_config))
         .media("/config", get(media::get_config))
+        // media/preview.rs
+        .v1("/media/preview_url", get(media::preview::get_preview))
+        .media("/preview_url", get(media::preview::get_preview))
         // media/upload.rs
         .media(
             "/upload",
@@ -318,7 +331,9 @@ fn route_membership(routes: Routes) -> Routes {
         .client("/knock/{room}", post(rooms_membership::knock))
         .client("/joined_rooms", get(rooms_membership::get_joined_rooms))
         .client("/rooms/{room_id}/join", post(rooms_membership::join_by_id))
-        .client("/rooms/{room_id}/invite", post(rooms_membership::invite))
+        // invites.rs
+        .client("/rooms/{room_id}/invite", post(invites::invite))
+        // rooms_membership.rs
         .client("/rooms/{room_id}/leave", post(rooms_membership::leave))
         .client("/rooms/{room_id}/forget", post(rooms_membership::forget))
         .client("/rooms/{room_id}/kick", post(rooms_membership::kick))

@@ -7,6 +7,7 @@ mod arrivals;
 pub mod content;
 pub mod download;
 mod leftovers;
+pub mod previews;
 pub mod records;
 mod remote;
 pub mod reservations;

@@ -31,7 +31,7 @@ pub type MediaIdSlot<'a> = KeyedSlot<'a, String>;
 
 /// A few slots for each key. A key is known as long as somebody has or awaits one.
 #[derive(Debug)]
-struct KeyedSlots<K: Eq + Hash> {
+pub(super) struct KeyedSlots<K: Eq + Hash> {
     per_key: usize,
     semaphores: Mutex<HashMap<K, Arc<Semaphore>>>,
 }
@@ -71,11 +71,12 @@ impl UploadSlots {
 }
 
 impl<K: Clone + Eq + Hash> KeyedSlots<K> {
-    fn new(per_key: usize) -> Self {
+    pub fn new(per_key: usize) -> Self {
         Self { per_key, semaphores: Mutex::default() }
     }
 
-    async fn take(&self, key: K) -> KeyedSlot<'_, K> {
+    /// Waits for a slot of a key.
+    pub async fn take(&self, key: K) -> KeyedSlot<'_, K> {
         let semaphore = {
             let mut semaphores = self.semaphores.lock();
             let entry = semaphores.entry(key.clone());

@@ -1,31 +1,25 @@
-//! TCP and TLS to an authority: its addresses are tried with a small delay between them, so that a
+//! TCP and TLS to an authority that somebody else names: its addresses are tried with a small delay between them, so that a
 //! dead IPv6 route costs a moment and not a timeout (RFC 8305, simplified).
 
 use std::{
     io,
     net::SocketAddr,
-    pin::Pin,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
 use futures_util::future::{self, BoxFuture};
-use hyper::{
-    Uri,
-    rt::{Read, ReadBufCursor, Write},
-};
-use hyper_util::{
-    client::legacy::connect::{Connected, Connection},
-    rt::TokioIo,
-};
+use hyper::Uri;
+use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
-use tokio_rustls::{TlsConnector, client::TlsStream};
+use tokio_rustls::TlsConnector;
 use tower::Service;
 
 use super::{
     addresses::{AddressError, AddressRules, Authority},
+    direct::DirectStream,
     dns::Dns,
     tls::TrustAnchors,
 };
@@ -35,6 +29,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How much later each further address is tried (RFC 8305, section 5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 const WEB_PORT: u16 = 443;
+const PLAIN_WEB_PORT: u16 = 80;
 
 /// What an authority without a port stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,9 +66,6 @@ struct Inner {
     ports: Ports,
 }
 
-/// An encrypted connection.
-pub struct SecureStream(TokioIo<TlsStream<TcpStream>>);
-
 impl Connector {
     pub fn new(
         dns: Dns,
@@ -86,9 +78,9 @@ impl Connector {
 }
 
 impl Service<Uri> for Connector {
-    type Response = SecureStream;
+    type Response = DirectStream;
     type Error = ConnectError;
-    type Future = BoxFuture<'static, Result<SecureStream, ConnectError>>;
+    type Future = BoxFuture<'static, Result<DirectStream, ConnectError>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), ConnectError>> {
         Poll::Ready(Ok(()))
@@ -100,7 +92,10 @@ impl Service<Uri> for Connector {
             let text = uri.authority().map_or("", |authority| authority.as_str());
             let authority = Authority::parse(text)
                 .ok_or_else(|| ConnectError::BadAuthority(text.to_owned()))?;
-            match tokio::time::timeout(CONNECT_TIMEOUT, inner.connect(&authority)).await {
+            // Homeservers are never talked to in the clear.
+            let is_plain = inner.ports == Ports::Web && uri.scheme_str() == Some("http");
+            let connecting = inner.connect(&authority, is_plain);
+            match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
                 Ok(result) => result,
                 Err(_) => Err(ConnectError::Timeout),
             }
@@ -109,20 +104,28 @@ impl Service<Uri> for Connector {
 }
 
 impl Inner {
-    async fn connect(&self, authority: &Authority) -> Result<SecureStream, ConnectError> {
+    async fn connect(
+        &self,
+        authority: &Authority,
+        is_plain: bool,
+    ) -> Result<DirectStream, ConnectError> {
         let (dns, rules) = (&self.dns, &self.addresses);
+        let web_port = if is_plain { PLAIN_WEB_PORT } else { WEB_PORT };
         let addresses = match self.ports {
             Ports::Homeserver => rules.of_homeserver(dns, authority).await?,
-            Ports::Web => rules.of_host(dns, &authority.host, authority.port, WEB_PORT).await?,
+            Ports::Web => rules.of_host(dns, &authority.host, authority.port, web_port).await?,
         };
         let stream = connect_any(addresses).await?;
+        if is_plain {
+            return Ok(DirectStream::Plain(TokioIo::new(stream)));
+        }
         // The certificate is that of the host, even where an SRV record leads elsewhere. For an IP
         // literal no SNI is sent; rustls knows that.
         let name = ServerName::try_from(authority.host.clone())
             .map_err(|_| ConnectError::BadAuthority(authority.to_string()))?;
         let connector = TlsConnector::from(self.anchors.client_config());
         let stream = connector.connect(name, stream).await.map_err(ConnectError::Tls)?;
-        Ok(SecureStream(TokioIo::new(stream)))
+        Ok(DirectStream::Secure(Box::new(TokioIo::new(stream))))
     }
 }
 
@@ -139,42 +142,4 @@ async fn connect_any(addresses: Vec<SocketAddr>) -> Result<TcpStream, ConnectErr
         })
     });
     future::select_ok(attempts).await.map(|(stream, _)| stream)
-}
-
-impl Connection for SecureStream {
-    fn connected(&self) -> Connected {
-        let (_, session) = self.0.inner().get_ref();
-        match session.alpn_protocol() {
-            Some(b"h2") => Connected::new().negotiated_h2(),
-            _ => Connected::new(),
-        }
-    }
-}
-
-impl Read for SecureStream {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: ReadBufCursor<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(context, buffer)
-    }
-}
-
-impl Write for SecureStream {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(context)
-    }
 }

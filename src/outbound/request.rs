@@ -96,6 +96,36 @@ impl Outbound {
         send(&self.0.servers, request).await.map(AnswerStream::from)
     }
 
+    /// Sends a request to an encrypted address of the web. Redirects are not followed.
+    pub async fn request_web(
+        &self,
+        (method, url): (Method, &str),
+        headers: HeaderMap,
+        body: Option<Bytes>,
+        limits: Limits,
+    ) -> Result<Answer, OutboundError> {
+        if !url.starts_with("https://") {
+            return Err(OutboundError::BadRequest(format!("{url} is not encrypted")));
+        }
+        let work = async {
+            let request = build(method, url, headers, body)?;
+            let stream = AnswerStream::from(send(&self.0.web, request).await?);
+            stream.read(limits.body_bytes_max).await
+        };
+        bound(limits.timeout, work).await
+    }
+
+    /// Asks an address of the web, encrypted or not, without waiting for the body. Redirects are not
+    /// followed. The caller bounds the time.
+    pub async fn open_web(
+        &self,
+        url: &str,
+        headers: HeaderMap,
+    ) -> Result<AnswerStream, OutboundError> {
+        let request = build(Method::GET, url, headers, None)?;
+        send(&self.0.web, request).await.map(AnswerStream::from)
+    }
+
     /// Fetches a page of the web, following redirects to other pages that are encrypted.
     pub async fn get_page(&self, url: &str, limits: Limits) -> Result<Answer, OutboundError> {
         let work = async {

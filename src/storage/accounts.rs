@@ -184,6 +184,9 @@ pub async fn delete_personal_data(
         "DELETE FROM short_tokens WHERE user_id = $1",
         "DELETE FROM pushers WHERE user_id = $1",
         "DELETE FROM status_messages WHERE user_id = $1",
+        "DELETE FROM third_party_ids WHERE user_id = $1",
+        "DELETE FROM third_party_bindings WHERE user_id = $1",
+        "DELETE FROM accepted_terms WHERE user_id = $1",
     ] {
         tx.execute(sql, &params![user_id]).await?;
     }

@@ -52,7 +52,8 @@ const MIGRATIONS: &[Migration] = migrations![
     "0014_graph",
     "0015_encryption",
     "0016_appservices",
-    "0017_administration"
+    "0017_administration",
+    "0019_third_party_ids"
 ];
 
 /// Applies what is missing, each migration in a transaction of its own; returns the names of

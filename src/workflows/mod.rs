@@ -4,6 +4,7 @@
 pub mod carry_over;
 pub mod delayed_events;
 pub mod delete_room;
+pub mod invite_address;
 pub mod jobs;
 pub mod leave_rooms;
 pub mod mark_read;

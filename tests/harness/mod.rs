@@ -3,6 +3,7 @@
 
 mod backend;
 mod client;
+mod identity_server;
 mod mail_sink;
 mod network;
 mod server;
@@ -10,9 +11,11 @@ mod specification;
 
 pub use backend::{Backend, run_pair_test, run_test};
 pub use client::{Answer, Client};
+pub use identity_server::IdentityServer;
 pub use mail_sink::MailSink;
 pub use network::Network;
 pub use server::Server;
+pub use specification::specification_folder;
 
 /// Makes of each `async fn name(backend: Backend) { … }` a test on SQLite and one on PostgreSQL.
 #[macro_export]

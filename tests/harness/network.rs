@@ -1,13 +1,20 @@
 //! A network of servers that find and trust each other: each has a name with a port of this machine
 //! and a certificate of one authority.
 
-use std::{fs, net::TcpListener};
+use std::{
+    fs,
+    net::{SocketAddr, TcpListener},
+    sync::Arc,
+};
 
 use hearth::{
     clock::Clock,
     config::{Api, Config, Listener, TlsFiles},
 };
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use tempfile::TempDir;
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::{Backend, Server};
 
@@ -66,6 +73,23 @@ impl Network {
         .await
     }
 
+    /// Serves something else than Hearth under a name, encrypted, as long as the test runs.
+    pub async fn serve(&self, name: &str, router: axum::Router) {
+        let files = self.issue(name);
+        let certificate = CertificateDer::from_pem_file(files.certificate.unwrap()).unwrap();
+        let key = PrivateKeyDer::from_pem_file(files.key.unwrap()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate], key)
+            .unwrap();
+        let tcp = tokio::net::TcpListener::bind(name).await.unwrap();
+        let listener = Encrypted { tcp, acceptor: TlsAcceptor::from(Arc::new(config)) };
+        tokio::spawn(async move { axum::serve(listener, router).await });
+    }
+
     /// A certificate for the address of a name, made anew each time.
     fn issue(&self, name: &str) -> TlsFiles {
         let host = name.split(':').next().unwrap().to_owned();
@@ -82,5 +106,30 @@ impl Network {
             certificate: write("certificate", certificate.pem()),
             key: write("key", key.serialize_pem()),
         }
+    }
+}
+
+/// An encrypted door.
+struct Encrypted {
+    tcp: tokio::net::TcpListener,
+    acceptor: TlsAcceptor,
+}
+
+impl axum::serve::Listener for Encrypted {
+    type Io = TlsStream<TcpStream>;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        loop {
+            if let Ok((stream, address)) = self.tcp.accept().await
+                && let Ok(stream) = self.acceptor.accept(stream).await
+            {
+                return (stream, address);
+            }
+        }
+    }
+
+    fn local_addr(&self) -> std::io::Result<Self::Addr> {
+        self.tcp.local_addr()
     }
 }

@@ -68,6 +68,9 @@ const STANDARD_ERRORS: &[(u16, &[&str])] = &[
             "M_LIMIT_EXCEEDED",
             "M_INVITE_BLOCKED",
             "M_THREEPID_DENIED",
+            // "Other error codes".
+            "M_THREEPID_AUTH_FAILED",
+            "M_SERVER_NOT_TRUSTED",
             "M_CANNOT_LEAVE_SERVER_NOTICE_ROOM",
         ],
     ),
@@ -90,6 +93,11 @@ pub fn check_answer(method: &Method, path: &str, status: u16, body: &Value) {
          The answer: {shown}",
         problems.join("\n  "),
     );
+}
+
+/// Where the specification lies.
+pub fn specification_folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/spec")
 }
 
 /// The operations, with what has been read and compiled of them so far.
@@ -115,7 +123,7 @@ impl Specification {
     }
 
     fn open() -> Self {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/spec");
+        let folder = specification_folder();
         let table = folder.join("endpoints.tsv");
         let Ok(table) = fs::read_to_string(&table) else {
             panic!(

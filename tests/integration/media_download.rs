@@ -166,8 +166,9 @@ both_databases! {
         assert_eq!(download(&alice, &after).await.bytes, b"after");
     }
 
-    async fn url_previews_are_no_endpoint(backend: Backend) {
-        let server = Server::start(backend).await;
+    async fn url_previews_can_be_switched_off(backend: Backend) {
+        let server =
+            Server::start_with(backend, |config| config.url_previews.enabled = false).await;
         let alice = server.register("alice").await;
         for path in ["/_matrix/client/v1/media/preview_url", "/_matrix/media/v3/preview_url"] {
             let path = format!("{path}?url=https://example.org");

@@ -106,7 +106,10 @@ both_databases! {
             (json!({ "preset": "loud" }), 400, "M_BAD_JSON"),
             (json!({ "visibility": "open" }), 400, "M_BAD_JSON"),
             (json!({ "invite": ["bob"] }), 400, "M_INVALID_PARAM"),
-            (json!({ "invite_3pid": [{ "medium": "email" }] }), 403, "M_SERVER_NOT_TRUSTED"),
+            (json!({ "invite_3pid": [{ "medium": "email" }] }), 400, "M_BAD_JSON"),
+            (json!({ "invite_3pid":
+                [{ "medium": "email", "address": "a@b.c", "id_server": "evil.test" }] }),
+                403, "M_SERVER_NOT_TRUSTED"),
             (json!({ "initial_state": [{ "type": "x" }] }), 400, "M_BAD_JSON"),
             (json!({ "room_version": "11", "name": "x",
                 "power_level_content_override": { "users": { "@alice:hearth.test": 0 } } }),

@@ -1,19 +1,20 @@
-//! `/account` (Client-Server API, "Account management"): who am I, password, deactivation, and the
-//! third-party identifiers that this server does not keep.
+//! `/account` (Client-Server API, "Account management"): who am I, password, deactivation. Mail
+//! addresses are in `third_party_ids`.
 
-use axum::{extract::State, http::StatusCode};
+use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{
     register::capitalize,
-    uia::{confirm_identity, confirm_unless_appservice},
+    third_party_ids::unbind_all,
+    uia::{confirm_identity, confirm_unless_appservice, pass_flows, read_auth},
 };
 use crate::{
-    accounts::manage::ManageError,
+    accounts::{interactive_auth::Stage, manage::ManageError, validation::Purpose},
     http::{
-        AppState,
-        auth::{UserOrGuestSession, UserSession},
+        App, AppState,
+        auth::{ClientAddress, UserOrGuestSession, UserSession},
         error::{MatrixError, MatrixResult},
         json::{Empty, Json, JsonBody, OptionalJsonBody},
         rate_limit::Action,
@@ -40,6 +41,7 @@ struct PasswordRequest {
 struct DeactivateRequest {
     #[serde(default)]
     erase: bool,
+    id_server: Option<String>,
 }
 
 /// `GET /account/whoami`.
@@ -51,12 +53,15 @@ pub async fn whoami(session: UserOrGuestSession) -> Json<WhoAmI> {
     })
 }
 
-/// `POST /account/password`.
+/// `POST /account/password`: by whoever is logged in, or by who forgot the password and proves the mail
+/// address of the account.
 pub async fn change_password(
     State(app): State<AppState>,
-    session: UserSession,
+    session: Option<UserSession>,
+    address: ClientAddress,
     JsonBody(body): JsonBody<Value>,
 ) -> MatrixResult<Json<Empty>> {
+    let Some(session) = session else { return reset_password(&app, &address, &body).await };
     app.rate_limits.take(Action::Change, &session, app.clock.now_ms())?;
     let request: PasswordRequest = read_object(&body)?;
     app.accounts.check_new_password(&request.new_password)?;
@@ -67,7 +72,7 @@ pub async fn change_password(
     Ok(Json(Empty {}))
 }
 
-/// `POST /account/deactivate`. There is no identity server, so there is nothing to unbind.
+/// `POST /account/deactivate`.
 pub async fn deactivate(
     State(app): State<AppState>,
     session: UserSession,
@@ -75,31 +80,9 @@ pub async fn deactivate(
 ) -> MatrixResult<Json<Value>> {
     let request: DeactivateRequest = read_object(&body)?;
     confirm_unless_appservice(&app, &session, "POST /account/deactivate", &body).await?;
+    let result = unbind_all(&app, &session, request.id_server.as_deref()).await?;
     app.accounts.deactivate(&session.user_id, request.erase).await?;
-    Ok(Json(json!({ "id_server_unbind_result": "success" })))
-}
-
-/// `GET /account/3pid`: none are kept here.
-pub async fn list_third_party_ids(_: UserSession) -> Json<Value> {
-    Json(json!({ "threepids": [] }))
-}
-
-/// `POST /account/3pid/delete` and `/unbind`: there is nothing to remove, here or elsewhere.
-pub async fn remove_third_party_id(_: UserSession) -> Json<Value> {
-    Json(json!({ "id_server_unbind_result": "no-support" }))
-}
-
-/// `POST …/requestToken` for an address to be added: this server keeps none.
-pub async fn refuse_third_party_id() -> MatrixError {
-    let message = "This server keeps no mail addresses or phone numbers.";
-    MatrixError::new(StatusCode::FORBIDDEN, "M_THREEPID_DENIED", message)
-}
-
-/// `POST /account/password/…/requestToken`: nobody has an address here.
-pub async fn refuse_password_reset() -> MatrixError {
-    let message = "This server keeps no mail addresses or phone numbers; ask its administrator \
-                   for a new password.";
-    MatrixError::new(StatusCode::BAD_REQUEST, "M_THREEPID_NOT_FOUND", message)
+    Ok(Json(json!({ "id_server_unbind_result": result })))
 }
 
 /// Reads a body whose `auth` is needed as well.
@@ -109,6 +92,25 @@ pub fn read_object<T: serde::de::DeserializeOwned>(body: &Value) -> MatrixResult
     }
     serde_json::from_value(body.clone())
         .map_err(|error| MatrixError::bad_json(format!("The body is not as expected: {error}.")))
+}
+
+/// A new password for who has proven the mail address of an account.
+async fn reset_password(
+    app: &App,
+    address: &ClientAddress,
+    body: &Value,
+) -> MatrixResult<Json<Empty>> {
+    let request: PasswordRequest = read_object(body)?;
+    app.rate_limits.take_of_address(Action::Login, address.0, app.clock.now_ms())?;
+    app.accounts.check_new_password(&request.new_password)?;
+    let flows = vec![vec![Stage::Email(Purpose::ResetPassword)]];
+    let proof = pass_flows(app, "POST /account/password", flows, read_auth(body)?).await?;
+    let Some(proven) = proof.address else {
+        return Err(MatrixError::internal("A stage was passed without its proof."));
+    };
+    let logout = request.logout_devices;
+    app.accounts.reset_password(proven, request.new_password, logout).await?;
+    Ok(Json(Empty {}))
 }
 
 impl From<ManageError> for MatrixError {

@@ -20,7 +20,7 @@ pub async fn get_capabilities(State(app): State<AppState>, _: UserSession) -> Js
             "m.profile_fields": { "enabled": true },
             "m.set_displayname": { "enabled": true },
             "m.set_avatar_url": { "enabled": true },
-            "m.3pid_changes": { "enabled": false },
+            "m.3pid_changes": { "enabled": app.mailer.is_configured() },
             "m.get_login_token": { "enabled": true },
             "m.forget_forced_upon_leave": { "enabled": false },
         },

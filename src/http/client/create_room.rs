@@ -9,8 +9,8 @@ use serde_json::{Map, Value, json};
 
 use super::{
     appservice::{check_alias_is_free, ensure_user},
+    invites::{invite_blocked, invite_checked, invite_user},
     room_paths::parse_user_id,
-    rooms_membership::{invite_blocked, invite_user, no_identity_server},
 };
 use crate::{
     config::PermittedTo,
@@ -26,7 +26,10 @@ use crate::{
         AliasError, DirectoryVisibility, InitialState, MemberChange, NewRoom, Preset,
         ReservedAlias, Room,
     },
-    workflows::member_content::{blocks_invites, load_member_content},
+    workflows::{
+        invite_address::{AddressInvite, invite_address},
+        member_content::{blocks_invites, load_member_content},
+    },
 };
 
 /// What a client asks for.
@@ -38,7 +41,7 @@ pub struct CreateRoomBody {
     name: Option<String>,
     topic: Option<String>,
     invite: Vec<String>,
-    invite_3pid: Vec<Value>,
+    invite_3pid: Vec<AddressInvite>,
     room_version: Option<String>,
     creation_content: Option<Map<String, Value>>,
     initial_state: Vec<InitialState>,
@@ -59,8 +62,9 @@ pub async fn create_room(
     if body.visibility == Some(DirectoryVisibility::Public) {
         require_permission(&app, &session, app.config.rooms.publish_permission)?;
     }
-    if !body.invite_3pid.is_empty() {
-        return Err(no_identity_server());
+    // Told before there is a room.
+    for invite in &body.invite_3pid {
+        app.identity_servers.check_trusted(&invite.access.id_server)?;
     }
     let version = find_version(&app, body.room_version.as_deref())?;
     let invites = load_invites(&app, &session.user_id, &body).await?;
@@ -71,6 +75,7 @@ pub async fn create_room(
         }
         None => None,
     };
+    let (addresses, is_direct) = (body.invite_3pid, body.is_direct);
     let new = NewRoom {
         creator: session.user_id.clone(),
         version,
@@ -88,6 +93,9 @@ pub async fn create_room(
     let room = app.rooms.create(&new, alias.as_ref()).await?;
     app.appservices.note_aliases_changed();
     invite_others(&app, &room, new).await;
+    if !session.is_shadow_banned {
+        invite_addresses(&app, &session, &room, (&addresses, is_direct)).await;
+    }
     Ok(Json(json!({ "room_id": room.room_id })))
 }
 
@@ -106,6 +114,28 @@ async fn invite_others(app: &App, room: &Arc<Room>, new: NewRoom) {
         if let Err(error) = invite_user(app, room, change).await {
             let reason = error.message;
             tracing::info!(room.id = %room.room_id, %reason, "an invitation to a new room failed");
+        }
+    }
+}
+
+/// Invites mail addresses. The room is there in any case.
+async fn invite_addresses(
+    app: &App,
+    session: &UserSession,
+    room: &Arc<Room>,
+    (invites, is_direct): (&[AddressInvite], bool),
+) {
+    let invite_one = async |invite: &AddressInvite| -> MatrixResult<()> {
+        let parts = (&app.rooms, &*app.accounts, &app.identity_servers);
+        let Some(target) = invite_address(parts, room, &session.user_id, invite).await? else {
+            return Ok(());
+        };
+        invite_checked(app, session, room, target, (None, is_direct)).await
+    };
+    for invite in invites {
+        if let Err(error) = invite_one(invite).await {
+            let reason = error.message;
+            tracing::info!(room.id = %room.room_id, %reason, "an address was not invited");
         }
     }
 }
@@ -159,7 +189,7 @@ async fn load_invites(
     creator: &OwnedUserId,
     body: &CreateRoomBody,
 ) -> MatrixResult<Vec<(OwnedUserId, Map<String, Value>)>> {
-    if body.invite.len() > app.config.rooms.creation_invites_max {
+    if body.invite.len() + body.invite_3pid.len() > app.config.rooms.creation_invites_max {
         return Err(MatrixError::invalid_param("This is too many people to invite at once."));
     }
     let mut invites: Vec<(OwnedUserId, Map<String, Value>)> = Vec::new();

@@ -29,6 +29,7 @@ pub struct LoginRequest {
     user: Option<String>,
     /// Older clients give a third-party identifier here.
     medium: Option<String>,
+    address: Option<String>,
     password: Option<String>,
     token: Option<String>,
     device_id: Option<String>,
@@ -81,7 +82,7 @@ pub async fn log_in(
         }
         APPSERVICE_TYPE => {
             let service = appservice.require()?;
-            let user_id = find_user_id(&app, &request)?;
+            let user_id = find_user_id(&app, &request).await?;
             let user_id = user_id.ok_or(LoginError::WrongCredentials)?;
             check_is_covered(&service, &user_id)?;
             user_id
@@ -154,7 +155,7 @@ impl From<RefreshError> for MatrixError {
 }
 
 async fn verify_password(app: &App, request: &LoginRequest) -> MatrixResult<ruma::OwnedUserId> {
-    let user_id = find_user_id(app, request)?;
+    let user_id = find_user_id(app, request).await?;
     let Some(password) = request.password.clone() else {
         return Err(MatrixError::missing_param("`password` is missing."));
     };
@@ -170,15 +171,24 @@ async fn verify_password(app: &App, request: &LoginRequest) -> MatrixResult<ruma
 }
 
 /// Whom a request names; None when it is nobody.
-fn find_user_id(app: &App, request: &LoginRequest) -> MatrixResult<Option<ruma::OwnedUserId>> {
+async fn find_user_id(
+    app: &App,
+    request: &LoginRequest,
+) -> MatrixResult<Option<ruma::OwnedUserId>> {
     match (&request.identifier, &request.user) {
         (Some(UserIdentifier::Unknown), _) => {
             Err(MatrixError::bad_request("This type of identifier is unknown here."))
         }
-        (Some(identifier), _) => Ok(app.accounts.resolve_identifier(identifier)),
+        (Some(identifier), _) => Ok(app.accounts.resolve_identifier(identifier).await?),
         (None, Some(user)) => Ok(app.accounts.resolve_user(user)),
-        (None, None) if request.medium.is_some() => Ok(None),
-        (None, None) => Err(MatrixError::missing_param("`identifier` is missing.")),
+        (None, None) => {
+            let (Some(medium), Some(address)) = (&request.medium, &request.address) else {
+                return Err(MatrixError::missing_param("`identifier` is missing."));
+            };
+            let (medium, address) = (medium.clone(), address.clone());
+            let identifier = UserIdentifier::ThirdParty { medium, address };
+            Ok(app.accounts.resolve_identifier(&identifier).await?)
+        }
     }
 }
 

@@ -128,6 +128,9 @@ pub async fn register(
         password: request.password,
         guest,
         registration_token: proof.registration_token,
+        address: proof.address,
+        // Every flow asks for it where there are any.
+        has_accepted_terms: true,
         device: (!request.inhibit_login).then_some(device),
         ..NewAccount::default()
     };
@@ -202,6 +205,12 @@ impl From<RegisterError> for MatrixError {
                 Self::new(StatusCode::BAD_REQUEST, "M_WEAK_PASSWORD", message)
             }
             RegisterError::InvalidToken => Self::forbidden(message),
+            RegisterError::AddressInUse => {
+                Self::new(StatusCode::BAD_REQUEST, "M_THREEPID_IN_USE", message)
+            }
+            RegisterError::ProofUsed => {
+                Self::new(StatusCode::FORBIDDEN, "M_THREEPID_AUTH_FAILED", message)
+            }
             RegisterError::InvalidDevice => Self::invalid_param(message),
             RegisterError::Storage(error) => error.into(),
         }

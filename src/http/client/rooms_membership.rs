@@ -1,4 +1,4 @@
-//! Joining, inviting, leaving, knocking, and what moderators do (client-server API, "Room
+//! Joining, leaving, knocking, and what moderators do (client-server API, "Room
 //! membership").
 
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     appservice::ensure_user,
+    invites::{invite_user, refuse_blocked_invite},
     room_paths::{
         find_by_alias, find_known_room, find_room, not_in_room, parse_room_name, parse_user_id,
         unknown_room,
@@ -27,11 +28,11 @@ use crate::{
         state::{App, AppState},
     },
     protocol::membership::Membership,
-    rooms::{EventRequest, MEMBER, MemberChange, MembershipError, Room, RoomName, StoredEvent},
+    rooms::{MemberChange, MembershipError, Room, RoomName, StoredEvent},
     storage::administration::find_blocker,
     workflows::{
         carry_over::carry_settings_over,
-        member_content::{blocks_invites, load_member_content},
+        member_content::load_member_content,
         room_place::{RoomPlace, find_place},
     },
 };
@@ -79,14 +80,6 @@ enum Moderation {
     Kick,
     Ban,
     Unban,
-}
-
-/// The body of `/invite` in its two forms.
-#[derive(Debug, Deserialize)]
-pub struct InviteBody {
-    user_id: Option<String>,
-    reason: Option<String>,
-    medium: Option<Value>,
 }
 
 /// `POST /rooms/{roomId}/join`
@@ -138,40 +131,6 @@ pub async fn knock(
         }
     };
     Ok(Json(json!({ "room_id": room_id })))
-}
-
-/// `POST /rooms/{roomId}/invite`
-pub async fn invite(
-    State(app): State<AppState>,
-    session: UserSession,
-    Path(room_id): Path<String>,
-    JsonBody(body): JsonBody<InviteBody>,
-) -> MatrixResult<Json<Empty>> {
-    refuse_suspended(&session)?;
-    app.rate_limits.take(Action::Invite, &session, app.clock.now_ms())?;
-    let room = find_room(&app, &room_id).await?;
-    let target = match (&body.user_id, &body.medium) {
-        (Some(user_id), _) => parse_user_id(user_id)?,
-        (None, Some(_)) => return Err(no_identity_server()),
-        (None, None) => return Err(MatrixError::bad_json("`user_id` is missing.")),
-    };
-    ensure_user(&app, &target).await?;
-    refuse_blocked_invite(&app, &session, &room, &target).await?;
-    if session.is_shadow_banned {
-        return Ok(Json(Empty {}));
-    }
-    // However many accounts invite one user, they shall not be flooded.
-    app.rate_limits.take_of_user(Action::InviteOfUser, &target, app.clock.now_ms())?;
-    let content = load_member_content(&app.accounts, &target, body.reason.as_deref()).await?;
-    let change = MemberChange {
-        sender: session.user_id.clone(),
-        target,
-        membership: Membership::Invite,
-        content,
-        is_guest: false,
-    };
-    invite_user(&app, &room, change).await?;
-    Ok(Json(Empty {}))
 }
 
 /// `POST /rooms/{roomId}/leave`
@@ -293,38 +252,6 @@ pub async fn change_by_state(
     Ok(event)
 }
 
-/// Invites somebody of this server or of another one; without effect for who is invited already.
-pub async fn invite_user(
-    app: &App,
-    room: &Arc<Room>,
-    mut change: MemberChange,
-) -> MatrixResult<()> {
-    if change.target.server_name() == app.rooms.server_name() {
-        return Ok(app.rooms.invite(room, change).await?);
-    }
-    let invited = app.rooms.membership_of(room, &change.target).await? == Membership::Invite;
-    if invited && app.rooms.membership_of(room, &change.sender).await? == Membership::Join {
-        return Ok(());
-    }
-    change.content.insert("membership".to_owned(), Membership::Invite.as_str().into());
-    let content = Value::Object(change.content);
-    let request = EventRequest::state(change.sender, MEMBER, change.target.as_str(), content);
-    app.federation.invite_remote(room, &change.target, &request).await?;
-    Ok(())
-}
-
-/// The answer where an identity server would be needed.
-pub fn no_identity_server() -> MatrixError {
-    let message = "This server has no identity server; invite by user ID.";
-    MatrixError::new(axum::http::StatusCode::FORBIDDEN, "M_SERVER_NOT_TRUSTED", message)
-}
-
-/// The answer for users who refuse all invitations.
-pub fn invite_blocked() -> MatrixError {
-    let message = "This user does not take invitations.";
-    MatrixError::new(axum::http::StatusCode::FORBIDDEN, "M_INVITE_BLOCKED", message)
-}
-
 /// Finds the room that a user wants to enter, wherever it is.
 async fn locate(
     app: &App,
@@ -435,20 +362,6 @@ async fn moderate(
     };
     app.ephemeral.note_membership(&room, &target, membership).await;
     Ok(Json(Empty {}))
-}
-
-/// Only who may invite learns that somebody takes no invitations.
-async fn refuse_blocked_invite(
-    app: &App,
-    session: &Session,
-    room: &Arc<Room>,
-    target: &OwnedUserId,
-) -> MatrixResult<()> {
-    let is_member = app.rooms.membership_of(room, &session.user_id).await? == Membership::Join;
-    match is_member && blocks_invites(&app.accounts, target).await? {
-        true => Err(invite_blocked()),
-        false => Ok(()),
-    }
 }
 
 /// 403 for a room that an administrator has closed; administrators themselves may enter.

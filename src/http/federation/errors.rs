@@ -38,7 +38,7 @@ impl From<HandshakeError> for MatrixError {
                 Self::new(StatusCode::FORBIDDEN, "M_INVITE_BLOCKED", message)
             }
             HandshakeError::NoServers => Self::not_found(message),
-            HandshakeError::BadAnswer { .. } => {
+            HandshakeError::BadAnswer { .. } | HandshakeError::IdentityServer(_) => {
                 Self::new(StatusCode::BAD_GATEWAY, "M_UNKNOWN", message)
             }
             HandshakeError::Peer(error) => error.into(),

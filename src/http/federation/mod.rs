@@ -12,7 +12,8 @@ pub mod membership;
 pub mod public_rooms;
 pub mod query;
 mod routes;
-pub mod transactions;
+pub mod third_party_invites;
+mod transactions;
 pub mod version;
 
 pub(super) use routes::add_routes;

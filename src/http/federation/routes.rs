@@ -3,8 +3,8 @@
 use axum::routing::{get, post, put};
 
 use super::{
-    devices, events, hierarchy, invite, keys, media, membership, public_rooms, query, transactions,
-    version,
+    devices, events, hierarchy, invite, keys, media, membership, public_rooms, query,
+    third_party_invites, transactions, version,
 };
 use crate::http::routes::Routes;
 
@@ -16,6 +16,8 @@ pub(in crate::http) fn add_routes(routes: Routes) -> Routes {
         .federation("v1", "/version", get(version::get_version))
         // keys.rs
         .plain("/_matrix/key/v2/server", get(keys::get_own))
+        // As Sydent asks.
+        .plain("/_matrix/key/v2/server/", get(keys::get_own))
         .plain("/_matrix/key/v2/server/{key_id}", get(keys::get_own))
         .plain("/_matrix/key/v2/query", post(keys::query_many))
         .plain("/_matrix/key/v2/query/{server_name}", get(keys::query_one))
@@ -54,6 +56,17 @@ pub(in crate::http) fn add_routes(routes: Routes) -> Routes {
         .federation("v1", "/user/devices/{user_id}", get(devices::get_devices))
         .federation("v1", "/user/keys/query", post(devices::query_keys))
         .federation("v1", "/user/keys/claim", post(devices::claim_keys))
+        // third_party_invites.rs
+        .federation(
+            "v1",
+            "/3pid/onbind",
+            put(third_party_invites::on_bind).post(third_party_invites::on_bind),
+        )
+        .federation(
+            "v1",
+            "/exchange_third_party_invite/{room_id}",
+            put(third_party_invites::exchange),
+        )
         // hierarchy.rs
         .federation("v1", "/hierarchy/{room_id}", get(hierarchy::get_hierarchy))
 }

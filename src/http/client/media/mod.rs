@@ -1,10 +1,11 @@
 //! The content repository (Client-Server API, "Content repository"): uploads, downloads and
-//! thumbnails, on the paths that ask for a login and on the older ones that do not. URL previews
-//! are not offered, so `preview_url` is no endpoint of this server.
+//! thumbnails, on the paths that ask for a login and on the older ones that do not; previews of web
+//! pages.
 
 mod conditions;
 pub mod disposition;
 pub mod download;
+pub mod preview;
 pub mod thumbnail;
 pub mod upload;
 
