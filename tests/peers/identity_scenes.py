@@ -226,7 +226,7 @@ class Person:
             return error.errcode
 
     def invites(self):
-        return self.get("/_matrix/client/v3/sync")["rooms"].get("invite", {})
+        return self.get("/_matrix/client/v3/sync").get("rooms", {}).get("invite", {})
 
 
 def ask(url, body, token, context=None):
