@@ -244,14 +244,16 @@ pub fn parse_level(value: &Value, rules: &RoomRules) -> Option<i64> {
     }
 }
 
-/// `" +0100 "`: one base-10 integer with an optional sign, zeroes in front and whitespace around.
+/// `" +0100 "`: one base-10 integer with an optional sign, zeroes in front and whitespace around. Beyond 64
+/// bits it saturates, as a number does: servers whose integers know no bounds accept it, too.
 fn parse_level_text(text: &str) -> Option<i64> {
     let text = text.trim();
     let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
     if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
     }
-    text.parse().ok()
+    let beyond = if text.starts_with('-') { i64::MIN } else { i64::MAX };
+    Some(text.parse().unwrap_or(beyond))
 }
 
 fn parse_map(

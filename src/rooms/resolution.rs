@@ -3,7 +3,7 @@
 
 use std::{
     cell::RefCell,
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -13,15 +13,15 @@ use super::{
     event_store::StoredEvent,
     registry::Rooms,
     room::Room,
-    state::{State, StateMap, differences},
+    state::{State, StateMap},
 };
 use crate::{
     protocol::{
         room_version::{RoomRules, StateResolutionVersion},
         state_key::{StateKey, StatePair},
         state_resolution::{
-            Conflict, KnownEvent, Needs, UnconflictedState, auth_difference_beyond,
-            conflicted_subgraph, resolve,
+            Conflict, Holders, KnownEvent, Needs, SharedSplit, UnconflictedState,
+            auth_difference_beyond, conflicted_subgraph, resolve, split_shared,
         },
     },
     storage::{self, EventNid, StateKeyNid, StorageError},
@@ -44,9 +44,8 @@ struct Gathered {
     keys: HashMap<StateKey, Option<StateKeyNid>>,
     /// What all states agree on.
     unconflicted: StateMap,
-    /// The conflicted events, and which each state has of them.
-    conflicted: BTreeSet<EventNid>,
-    of_states: Vec<Vec<OwnedEventId>>,
+    /// The conflicted events, each with the states that hold it.
+    conflicted: BTreeMap<EventNid, Holders>,
     /// Events that are unconflicted or in the chain of one that is.
     shared: HashSet<OwnedEventId>,
     auth_difference: Vec<OwnedEventId>,
@@ -85,7 +84,7 @@ impl Rooms {
         }
         let mut gathered = split(&distinct, room.rules);
         placing.into_iter().for_each(|event| gathered.add(event));
-        self.gather(room, &distinct, &mut gathered).await?;
+        self.gather(room, distinct.len(), &mut gathered).await?;
         let resolved = self.resolve_gathered(room, gathered).await?;
         self.0.resolutions.insert(key, resolved.clone());
         Ok(resolved)
@@ -95,31 +94,25 @@ impl Rooms {
     async fn gather(
         &self,
         room: &Arc<Room>,
-        states: &[State],
+        states: usize,
         gathered: &mut Gathered,
     ) -> Result<(), StorageError> {
-        let conflicted: Vec<EventNid> = gathered.conflicted.iter().copied().collect();
+        let conflicted: Vec<EventNid> = gathered.conflicted.keys().copied().collect();
         self.load_nids(room, &conflicted, gathered).await?;
-        for state in states {
-            let has = |nid: &EventNid| {
-                let id = &gathered.ids[nid];
-                let key = gathered.nids[id].1;
-                key.is_some_and(|key| state.get(key) == Some(*nid))
-            };
-            let ids = gathered.conflicted.iter().filter(|nid| has(nid));
-            let ids: Vec<_> = ids.map(|nid| gathered.ids[nid].clone()).collect();
-            gathered.of_states.push(ids);
-        }
         if room.rules.state_resolution == StateResolutionVersion::V1 {
             return Ok(());
         }
-        self.walk_difference(room, gathered).await?;
+        let held: Vec<(OwnedEventId, Holders)> = gathered
+            .conflicted
+            .iter()
+            .map(|(nid, holders)| (gathered.ids[nid].clone(), holders.clone()))
+            .collect();
+        let ends: Vec<OwnedEventId> = held.iter().map(|(id, _)| id.clone()).collect();
+        self.walk_difference(room, &ends, gathered).await?;
         let is_shared = |id: &EventId| gathered.shared.contains(id);
-        let difference = auth_difference_beyond(&gathered.of_states, &is_shared, &gathered.events);
+        let difference = auth_difference_beyond(&held, states, &is_shared, &gathered.events);
         gathered.auth_difference = difference.map_err(|needs| absent(&needs))?;
         if room.rules.state_resolution == StateResolutionVersion::V2_1 {
-            let ends: Vec<OwnedEventId> =
-                gathered.conflicted.iter().map(|nid| gathered.ids[nid].clone()).collect();
             self.walk_chain(room, &ends, gathered).await?;
             let subgraph = conflicted_subgraph(&ends, &gathered.events);
             gathered.subgraph = subgraph.map_err(|needs| absent(&needs))?;
@@ -131,9 +124,10 @@ impl Rooms {
     async fn walk_difference(
         &self,
         room: &Arc<Room>,
+        ends: &[OwnedEventId],
         gathered: &mut Gathered,
     ) -> Result<(), StorageError> {
-        let mut level: Vec<OwnedEventId> = gathered.of_states.concat();
+        let mut level: Vec<OwnedEventId> = ends.to_vec();
         let mut seen: HashSet<OwnedEventId> = HashSet::new();
         while !level.is_empty() {
             self.load_ids(room, level.iter().cloned(), gathered).await?;
@@ -364,7 +358,7 @@ type Resolved = Result<HashMap<StateKey, OwnedEventId>, Lacking>;
 
 /// One attempt with what is at hand.
 fn run(mut gathered: Gathered, rules: &'static RoomRules) -> (Gathered, Resolved) {
-    let conflicted = gathered.conflicted.iter().map(|nid| gathered.ids[nid].clone()).collect();
+    let conflicted = gathered.conflicted.keys().map(|nid| gathered.ids[nid].clone()).collect();
     let auth_difference = std::mem::take(&mut gathered.auth_difference);
     let conflicted_subgraph = std::mem::take(&mut gathered.subgraph);
     let unconflicted = Unconflicted { gathered: &gathered, lacking: RefCell::default() };
@@ -386,29 +380,10 @@ fn run(mut gathered: Gathered, rules: &'static RoomRules) -> (Gathered, Resolved
     }
 }
 
-/// Takes states apart by their numbers: what they agree on, and the events on which they do not. In
-/// version 1 a key that only some states have is no conflict.
+/// Takes states apart by their numbers.
 fn split(states: &[State], rules: &RoomRules) -> Gathered {
-    let absent_agrees = rules.state_resolution == StateResolutionVersion::V1;
-    let first = &states[0];
-    let mut unconflicted = first.map().clone();
-    let mut keys: BTreeSet<StateKeyNid> = BTreeSet::new();
-    for other in &states[1..] {
-        keys.extend(differences(first.map(), other.map()).into_iter().map(|d| d.key));
-    }
-    let mut conflicted = BTreeSet::new();
-    for key in keys {
-        let held: BTreeSet<EventNid> = states.iter().filter_map(|state| state.get(key)).collect();
-        match (held.first(), held.len()) {
-            (Some(only), 1) if absent_agrees => {
-                unconflicted.insert(key, *only);
-            }
-            _ => {
-                unconflicted.remove(&key);
-                conflicted.extend(held);
-            }
-        }
-    }
+    let maps: Vec<&StateMap> = states.iter().map(State::map).collect();
+    let SharedSplit { unconflicted, conflicted } = split_shared(&maps, rules);
     Gathered { unconflicted, conflicted, ..Gathered::default() }
 }
 

@@ -441,6 +441,33 @@ fn floats_are_cut_in_old_rooms() {
 }
 
 #[test]
+fn gigantic_levels_saturate_where_numbers_have_no_bounds() {
+    use hearth::protocol::power_levels::parse_level;
+    let huge = "9".repeat(400);
+    // The level as JSON, and what it is in versions 1, 6 and 10. (Numbers beyond 2^53 do not get past the
+    // format of versions 6 and later; see `strict_versions_refuse_odd_numbers_and_old_ones_keep_them`.)
+    let cases = [
+        ("9223372036854775807".to_owned(), [Some(i64::MAX), Some(i64::MAX), Some(i64::MAX)]),
+        ("9223372036854775808".to_owned(), [Some(i64::MAX), None, None]),
+        ("-1e300".to_owned(), [Some(i64::MIN), None, None]),
+        ("\"9223372036854775808\"".to_owned(), [Some(i64::MAX), Some(i64::MAX), None]),
+        (format!("\"{huge}\""), [Some(i64::MAX), Some(i64::MAX), None]),
+        (format!("\" -{huge} \""), [Some(i64::MIN), Some(i64::MIN), None]),
+        ("\"1e300\"".to_owned(), [None, None, None]),
+    ];
+    for (text, expected) in cases {
+        let value: Value = serde_json::from_str(&text).unwrap();
+        let versions = [RoomVersion::V1, RoomVersion::V6, RoomVersion::V10];
+        assert_eq!(
+            versions.map(|version| parse_level(&value, version.rules())),
+            expected,
+            "{text}"
+        );
+    }
+    assert!(serde_json::from_str::<Value>(&huge).is_err(), "a number beyond binary64 is no JSON");
+}
+
+#[test]
 fn levels_change_only_up_to_the_changers_own() {
     let above = |name: &str| Err(AuthRejection::LevelAboveSender(name.to_owned()));
     let not_below = |user: &str| Err(AuthRejection::UserNotBelowSender(user.to_owned()));

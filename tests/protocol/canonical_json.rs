@@ -11,6 +11,7 @@ fn vectors_of_the_appendices_hold() {
         ("{}", "{}"),
         (r#"{"one": 1, "two": "Two"}"#, r#"{"one":1,"two":"Two"}"#),
         (r#"{"b": "2", "a": "1"}"#, r#"{"a":"1","b":"2"}"#),
+        (r#"{"b":"2","a":"1"}"#, r#"{"a":"1","b":"2"}"#),
         (
             r#"{"auth": {"success": true, "mxid": "@john.doe:example.com", "profile": {
                 "display_name": "John Doe", "three_pids": [

@@ -1,5 +1,5 @@
-//! A seeded generator of rooms as graphs: several servers act on what each has seen, so that histories fork
-//! and join again.
+//! A seeded generator of rooms as graphs: two to six servers act on what each has seen, so that histories
+//! fork and join again. What they do is in `deeds`.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -8,7 +8,7 @@ use std::{
 
 use base64::Engine as _;
 use hearth::protocol::{
-    authorisation::{AuthRejection, authorise, list_auth_event_keys},
+    authorisation::{AuthEvent, AuthRejection, authorise, check_auth_events, list_auth_event_keys},
     event::Event,
     event_builder::{EventDraft, OpaqueNames},
     event_hash,
@@ -17,8 +17,10 @@ use hearth::protocol::{
     state_key::{StateKey, StateLookup},
     state_resolution::{EventSource as _, KnownEvent, StateMap, resolve_states},
 };
-use ruma::{OwnedEventId, OwnedRoomId, RoomId, UserId};
-use serde_json::{Value, json};
+use ruma::{EventId, OwnedEventId, OwnedRoomId, RoomId, UserId};
+use serde_json::json;
+
+use crate::deeds::{self, Deed};
 
 /// A small generator of numbers (SplitMix64).
 pub struct Dice(pub u64);
@@ -39,6 +41,12 @@ impl Dice {
     pub fn one_in(&mut self, sides: usize) -> bool {
         self.roll(sides) == 0
     }
+
+    pub fn shuffle<T>(&mut self, items: &mut [T]) {
+        for last in (1..items.len()).rev() {
+            items.swap(last, self.roll(last + 1));
+        }
+    }
 }
 
 /// A room whose history forks.
@@ -51,7 +59,11 @@ pub struct Graph {
     pub order: Vec<OwnedEventId>,
     /// Events that nobody has followed yet.
     pub ends: BTreeSet<OwnedEventId>,
-    users: Vec<String>,
+    /// Events that were refused and kept.
+    pub rejected: Vec<OwnedEventId>,
+    pub users: Vec<String>,
+    /// Whether only users of the creator's server may take part (`m.federate`).
+    pub is_closed: bool,
     room_id: OwnedRoomId,
     key: SigningKey,
     made: usize,
@@ -63,7 +75,19 @@ pub struct Step {
     /// The states after the previous events, and what they resolve to.
     pub states: Vec<StateMap>,
     pub state: StateMap,
+    /// What the rules say by that state.
     pub verdict: Result<(), AuthRejection>,
+    /// The state that the event's own authorisation events make, and what the rules say by it.
+    pub cited_state: StateMap,
+    pub cited: Result<(), AuthRejection>,
+    /// What the rules about the choice of authorisation events say.
+    pub receipt: Result<(), AuthRejection>,
+}
+
+impl Step {
+    pub fn is_accepted(&self) -> bool {
+        self.verdict.is_ok() && self.cited.is_ok() && self.receipt.is_ok()
+    }
 }
 
 /// A state map as the authorisation rules ask it.
@@ -82,14 +106,19 @@ impl StateLookup for View<'_> {
 impl Graph {
     /// A room that its creator has set up, with a few members.
     pub fn new(version: RoomVersion, dice: &mut Dice) -> Self {
-        let users = (0..3 + dice.roll(4)).map(|n| format!("@user{n}:s{}.example", n % 4)).collect();
+        let servers = 2 + dice.roll(5);
+        let users = (0..servers.max(3) + dice.roll(3))
+            .map(|n| format!("@user{n}:s{}.example", n % servers))
+            .collect();
         let mut graph = Self {
             version,
             events: HashMap::new(),
             states: HashMap::new(),
             order: Vec::new(),
             ends: BTreeSet::new(),
+            rejected: Vec::new(),
             users,
+            is_closed: dice.one_in(12),
             room_id: RoomId::parse("!room:s0.example").unwrap(),
             key: SigningKey::from_seed("test", &[7; 32]).unwrap(),
             made: 0,
@@ -99,20 +128,25 @@ impl Graph {
         if dice.one_in(3) {
             create["additional_creators"] = json!([graph.users[1]]);
         }
-        graph.must_append(dice, &creator, "m.room.create", "", create);
-        graph.must_append(dice, &creator, "m.room.member", &creator, json!({"membership": "join"}));
+        if graph.is_closed {
+            create["m.federate"] = json!(false);
+        }
+        graph.must_append(dice, &creator, Deed::state("m.room.create", "", create));
+        graph.must_append(dice, &creator, Deed::member(&creator, "join"));
         if !dice.one_in(8) {
             let mut levels = json!({"users": {}, "invite": dice.roll(2) * 25});
             if version < RoomVersion::V12 {
                 levels["users"][&creator] = json!(100);
             }
-            graph.must_append(dice, &creator, "m.room.power_levels", "", levels);
+            graph.must_append(dice, &creator, Deed::state("m.room.power_levels", "", levels));
         }
         let rule = json!({"join_rule": "public"});
-        graph.must_append(dice, &creator, "m.room.join_rules", "", rule);
+        graph.must_append(dice, &creator, Deed::state("m.room.join_rules", "", rule));
         for user in graph.users.clone().iter().skip(1) {
             if !dice.one_in(4) {
-                graph.must_append(dice, user, "m.room.member", user, json!({"membership": "join"}));
+                let ends = graph.ends.iter().cloned().collect();
+                // Refused where the room is closed to other servers.
+                graph.act(dice, ends, user, Deed::member(user, "join"));
             }
         }
         graph
@@ -126,144 +160,153 @@ impl Graph {
     pub fn step(&mut self, dice: &mut Dice) -> Step {
         let prev_events = self.choose_prev_events(dice);
         let sender = dice.pick(&self.users).clone();
-        let (kind, state_key, content) = self.choose_action(dice, &sender, &prev_events);
-        self.act(dice, prev_events, &sender, kind, &state_key, content)
+        let deed = deeds::choose(self, dice, &sender, &prev_events);
+        let is_honest = !dice.one_in(16);
+        self.attempt(dice, prev_events, &sender, deed, is_honest)
     }
 
-    /// Mostly recent ends, sometimes something older, one to three of them.
+    /// Mostly recent ends, sometimes something older (what arrives late), one to three of them.
     fn choose_prev_events(&self, dice: &mut Dice) -> Vec<OwnedEventId> {
         let ends: Vec<_> = self.ends.iter().cloned().collect();
         let mut chosen = BTreeSet::new();
         for _ in 0..=dice.roll(3) {
-            if dice.one_in(4) {
-                let recent = self.order.len().min(12);
-                let index = self.order.len() - 1 - dice.roll(recent);
-                chosen.insert(self.order[index].clone());
-            } else {
-                chosen.insert(dice.pick(&ends).clone());
-            }
+            let age = match dice.roll(16) {
+                0 => dice.roll(self.order.len()),
+                1..=4 => dice.roll(self.order.len().min(12)),
+                _ => {
+                    chosen.insert(dice.pick(&ends).clone());
+                    continue;
+                }
+            };
+            chosen.insert(self.order[self.order.len() - 1 - age].clone());
         }
         chosen.into_iter().collect()
     }
 
-    fn choose_action(
-        &self,
-        dice: &mut Dice,
-        sender: &str,
-        prev_events: &[OwnedEventId],
-    ) -> (&'static str, String, Value) {
-        let target = dice.pick(&self.users).clone();
-        let member = |membership: &str| json!({ "membership": membership });
-        match dice.roll(16) {
-            0 | 1 => ("m.room.topic", String::new(), json!({"topic": dice.roll(1000)})),
-            2 => ("m.room.name", String::new(), json!({"name": dice.roll(1000)})),
-            3 => ("org.example.status", sender.to_owned(), json!({"status": dice.roll(1000)})),
-            4 | 5 => ("m.room.member", target, member("ban")),
-            6 => ("m.room.member", target, member("leave")),
-            7 => ("m.room.member", target, member("invite")),
-            8 => ("m.room.member", sender.to_owned(), member("leave")),
-            9 => ("m.room.member", sender.to_owned(), member("knock")),
-            10 => {
-                let mut join = member("join");
-                join["join_authorised_via_users_server"] = json!(target);
-                ("m.room.member", sender.to_owned(), join)
-            }
-            11 => ("m.room.member", sender.to_owned(), member("join")),
-            12 => {
-                let rules = ["public", "invite", "knock", "restricted", "knock_restricted"];
-                ("m.room.join_rules", String::new(), json!({"join_rule": dice.pick(&rules)}))
-            }
-            _ => {
-                let levels = self.change_levels(dice, &target, prev_events);
-                ("m.room.power_levels", String::new(), levels)
-            }
-        }
-    }
-
-    /// The power levels that hold, with one change.
-    fn change_levels(&self, dice: &mut Dice, target: &str, prev_events: &[OwnedEventId]) -> Value {
-        let key = StateKey::new("m.room.power_levels", "");
-        let current = prev_events.iter().find_map(|id| self.states[id].get(&key));
-        let mut levels: Value = match current {
-            Some(id) => serde_json::from_str(self.events[id].event.content_json()).unwrap(),
-            None => json!({}),
-        };
-        let level = json!([0, 25, 50, 75, 100][dice.roll(5)]);
-        match dice.roll(6) {
-            0 => levels["events"]["m.room.topic"] = level,
-            1 => levels["state_default"] = level,
-            2 => levels["ban"] = level,
-            _ => levels["users"][target] = level,
-        }
-        levels
-    }
-
-    fn must_append(
-        &mut self,
-        dice: &mut Dice,
-        sender: &str,
-        kind: &'static str,
-        state_key: &str,
-        content: Value,
-    ) {
+    fn must_append(&mut self, dice: &mut Dice, sender: &str, deed: Deed) {
         let prev_events = self.ends.iter().cloned().collect();
-        let step = self.act(dice, prev_events, sender, kind, state_key, content);
-        assert_eq!(step.verdict, Ok(()), "{kind}");
+        let kind = deed.kind;
+        let step = self.act(dice, prev_events, sender, deed);
+        assert!(step.is_accepted(), "{kind}: {:?}", step.verdict);
     }
 
-    pub fn act(
+    fn act(
         &mut self,
         dice: &mut Dice,
         prev_events: Vec<OwnedEventId>,
         sender: &str,
-        kind: &'static str,
-        state_key: &str,
-        content: Value,
+        deed: Deed,
+    ) -> Step {
+        self.attempt(dice, prev_events, sender, deed, true)
+    }
+
+    /// Makes an event and judges it; it joins the room if it is accepted. Who is not honest cites other
+    /// events for its authorisation than those of the state.
+    fn attempt(
+        &mut self,
+        dice: &mut Dice,
+        prev_events: Vec<OwnedEventId>,
+        sender: &str,
+        deed: Deed,
+        is_honest: bool,
     ) -> Step {
         let states: Vec<StateMap> = prev_events.iter().map(|id| self.states[id].clone()).collect();
         let references: Vec<&StateMap> = states.iter().collect();
         let state = resolve_states(&references, self.rules(), &self.events).unwrap();
-        let event = self.make(dice, prev_events, sender, kind, state_key, content, &state);
-        let view = View { state: &state, events: &self.events };
-        let verdict = authorise(&*event, self.rules(), &view);
-        if verdict.is_ok() {
-            self.append(&event, &state);
+        let mut draft = self.draft(dice, prev_events, sender, deed, &state);
+        if !is_honest {
+            self.cite_otherwise(dice, &mut draft.auth_events);
         }
-        Step { event, states, state, verdict }
+        let event = self.seal(dice, draft);
+        let cited_state = self.cited_state(&event);
+        let judge = |state: &StateMap| {
+            authorise(&*event, self.rules(), &View { state, events: &self.events })
+        };
+        let (verdict, cited) = (judge(&state), judge(&cited_state));
+        let receipt = self.check_receipt(&event);
+        let step = Step { event, states, state, verdict, cited_state, cited, receipt };
+        if step.is_accepted() {
+            self.append(&step.event, &step.state);
+        } else if dice.one_in(3) {
+            let id = step.event.event_id().to_owned();
+            let known = KnownEvent { event: Arc::clone(&step.event), rejected: true };
+            self.events.insert(id.clone(), known);
+            self.rejected.push(id);
+        }
+        step
     }
 
-    #[expect(clippy::too_many_arguments, reason = "an event has that many parts")]
-    fn make(
+    /// Leaves one out, puts another in its place, or adds one. Join rules stay: what is without them is
+    /// undefined, and `ruma` decides otherwise than Synapse and Hearth.
+    fn cite_otherwise(&self, dice: &mut Dice, auth_events: &mut Vec<OwnedEventId>) {
+        let other = match dice.roll(4) {
+            0 if !self.rejected.is_empty() => dice.pick(&self.rejected).clone(),
+            _ => dice.pick(&self.order).clone(),
+        };
+        let is_spared = |id: &OwnedEventId| self.events[id].event.kind() == "m.room.join_rules";
+        let place = dice.roll(auth_events.len().max(1));
+        let is_free = auth_events.get(place).is_some_and(|id| !is_spared(id));
+        let is_new = !auth_events.contains(&other);
+        match dice.roll(3) {
+            0 if is_free => drop(auth_events.remove(place)),
+            1 if is_free && is_new => auth_events[place] = other,
+            _ if is_new => auth_events.push(other),
+            _ => {}
+        }
+    }
+
+    /// The state that the authorisation events of `event` make, with the create event that it may imply.
+    fn cited_state(&self, event: &Event) -> StateMap {
+        let implied = self.order.first().filter(|_| self.rules().room_id_is_create_hash).cloned();
+        let cited = event.auth_events().map(ToOwned::to_owned).chain(implied);
+        cited
+            .filter(|id| !self.events[id].rejected)
+            .filter_map(|id| Some((StateKey::of_event(&self.events[&id].event)?, id)))
+            .collect()
+    }
+
+    fn check_receipt(&self, event: &Event) -> Result<(), AuthRejection> {
+        let known = |id: &EventId| {
+            let known = &self.events[id];
+            AuthEvent { event: &known.event, rejected: known.rejected }
+        };
+        let create = self.order.first().map(|id| known(id));
+        check_auth_events(event, self.rules(), create, event.auth_events().map(known))
+    }
+
+    fn draft(
         &mut self,
         dice: &mut Dice,
         prev_events: Vec<OwnedEventId>,
         sender: &str,
-        kind: &'static str,
-        state_key: &str,
-        content: Value,
+        deed: Deed,
         state: &StateMap,
-    ) -> Arc<Event> {
+    ) -> EventDraft {
         self.made += 1;
-        let implied = kind == "m.room.create" && self.rules().room_id_is_create_hash;
+        let implied = deed.kind == "m.room.create" && self.rules().room_id_is_create_hash;
         let depth = prev_events.iter().map(|id| self.events[id].event.depth()).max();
         let mut draft = EventDraft {
             room_id: (!implied).then(|| self.room_id.clone()),
             sender: UserId::parse(sender).unwrap(),
-            kind: kind.to_owned(),
-            state_key: Some(state_key.to_owned()),
-            content,
+            kind: deed.kind.to_owned(),
+            state_key: deed.state_key,
+            content: deed.content,
             prev_events,
             auth_events: Vec::new(),
             depth: depth.map_or(1, |depth| depth + 1),
             // Clocks are neither exact nor equal, and ties must be broken too.
             origin_server_ts: 1_700_000_000_000 + (self.made / 4 + dice.roll(4)) as i64,
-            redacts: None,
+            redacts: deed.redacts,
             opaque_names: None,
         };
         let view = View { state, events: &self.events };
         let keys = list_auth_event_keys(self.rules(), &draft);
         let found = keys.iter().filter_map(|(kind, key)| view.find(kind, key));
         draft.auth_events = found.map(|event| event.event_id().to_owned()).collect();
+        draft
+    }
+
+    fn seal(&self, dice: &mut Dice, mut draft: EventDraft) -> Arc<Event> {
         if self.rules().has_event_id_field() {
             draft.opaque_names = Some(self.opaque_names(dice, &draft));
         }
@@ -289,7 +332,9 @@ impl Graph {
             self.room_id = event.room_id().to_owned();
         }
         let mut after = state.clone();
-        after.insert(StateKey::of_event(event).unwrap(), id.clone());
+        if let Some(key) = StateKey::of_event(event) {
+            after.insert(key, id.clone());
+        }
         for prev in event.prev_events() {
             self.ends.remove(prev);
         }

@@ -1,6 +1,6 @@
 //! Hostile input: whatever comes in, the answer is a value or an exact error, never a crash.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{cell::Cell, collections::HashMap, sync::Arc};
 
 use hearth::protocol::{
     authorisation::{authorise, list_auth_event_keys},
@@ -17,7 +17,7 @@ use hearth::protocol::{
     room_version::RoomVersion,
     state_key::StateKey,
     state_resolution::{
-        KnownEvent, StateMap, auth_difference, conflicted_subgraph, resolve_states,
+        EventSource, KnownEvent, StateMap, auth_difference, conflicted_subgraph, resolve_states,
     },
     third_party_invite::list_public_keys,
 };
@@ -258,11 +258,73 @@ fn events_that_authorise_each_other_in_a_circle_end_no_loop() {
     let states = [state(0), state(300), state(1_500)];
     let states: Vec<&StateMap> = states.iter().collect();
     for version in [RoomVersion::V1, RoomVersion::V2] {
-        resolve_states(&states, version.rules(), &events).unwrap();
+        let counted = Counted::new(&events);
+        resolve_states(&states, version.rules(), &counted).unwrap();
+        counted.check_bound();
     }
-    assert_eq!(auth_difference(&states, &events).unwrap().len(), 0);
+    let counted = Counted::new(&events);
+    assert_eq!(auth_difference(&states, &counted).unwrap().len(), 0);
+    counted.check_bound();
     let ends: Vec<OwnedEventId> = states.iter().flat_map(|state| state.values().cloned()).collect();
-    assert_eq!(conflicted_subgraph(&ends, &events).unwrap().len(), events.len());
+    let counted = Counted::new(&events);
+    assert_eq!(conflicted_subgraph(&ends, &counted).unwrap().len(), events.len());
+    counted.check_bound();
+}
+
+/// Events, counting how often they are asked for: a measure of time that no busy machine disturbs.
+struct Counted<'a> {
+    events: &'a HashMap<OwnedEventId, KnownEvent>,
+    lookups: Cell<usize>,
+}
+
+/// How often each event there is may be asked for, on average.
+const LOOKUPS_MAX: usize = 20;
+
+impl<'a> Counted<'a> {
+    fn new(events: &'a HashMap<OwnedEventId, KnownEvent>) -> Self {
+        Self { events, lookups: Cell::new(0) }
+    }
+
+    fn check_bound(&self) {
+        let (lookups, events) = (self.lookups.get(), self.events.len());
+        assert!(lookups <= LOOKUPS_MAX * events, "{lookups} lookups in {events} events");
+    }
+}
+
+impl EventSource for Counted<'_> {
+    fn find(&self, id: &EventId) -> Option<KnownEvent> {
+        self.lookups.set(self.lookups.get() + 1);
+        self.events.find(id)
+    }
+}
+
+/// Each state is a different history of thousands of events, and all of them are in conflict.
+#[test]
+fn large_conflicts_are_resolved_in_time_that_grows_with_their_events() {
+    for version in [RoomVersion::V2, RoomVersion::V11, RoomVersion::V12] {
+        let mut room = Room::public(version);
+        let mut states: Vec<StateMap> = Vec::new();
+        for branch in 0..20 {
+            for number in 0..100 {
+                let content = json!({ "branch": branch });
+                let key = format!("key{number}");
+                room.send(ALICE, "org.example.widget", Some(&key), content).unwrap();
+            }
+            room.power_of(&[(BOB, branch)]);
+            let entries = room.state.iter();
+            states.push(
+                entries.map(|(key, event)| (key.clone(), event.event_id().to_owned())).collect(),
+            );
+        }
+        let known = |event: &Arc<Event>| KnownEvent { event: Arc::clone(event), rejected: false };
+        let events: HashMap<OwnedEventId, KnownEvent> =
+            room.events.iter().map(|(id, event)| (id.clone(), known(event))).collect();
+        let counted = Counted::new(&events);
+        let references: Vec<&StateMap> = states.iter().collect();
+        let resolved = resolve_states(&references, room.rules(), &counted).unwrap();
+        counted.check_bound();
+        assert_eq!(&resolved, references[19], "{version}: the last word counts");
+    }
 }
 
 #[test]
@@ -281,5 +343,7 @@ fn long_chains_of_power_levels_need_no_stack() {
     let first = events.values().filter(|known| known.event.kind() == "m.room.power_levels");
     let first = first.min_by_key(|known| known.event.depth()).unwrap();
     before.insert(key, first.event.event_id().to_owned());
-    assert_eq!(resolve_states(&[&before, &now], room.rules(), &events).unwrap(), now);
+    let counted = Counted::new(&events);
+    assert_eq!(resolve_states(&[&before, &now], room.rules(), &counted).unwrap(), now);
+    counted.check_bound();
 }

@@ -23,7 +23,7 @@ pub type Events = HashMap<OwnedEventId, KnownEvent>;
 
 /// An event in the shape that the oracle wants.
 #[derive(Clone)]
-struct OracleEvent(Arc<Parts>);
+pub struct OracleEvent(Arc<Parts>);
 
 struct Parts {
     event: Arc<Event>,
@@ -32,11 +32,13 @@ struct Parts {
     content: Box<RawValue>,
     prev_events: Vec<OwnedEventId>,
     auth_events: Vec<OwnedEventId>,
+    /// What stands at the top level, where the rules of the first two versions look.
+    redacts: Option<OwnedEventId>,
     rejected: bool,
 }
 
 impl OracleEvent {
-    fn new(known: &KnownEvent) -> Self {
+    pub fn new(known: &KnownEvent) -> Self {
         let event = &known.event;
         Self(Arc::new(Parts {
             id: event.event_id().to_owned(),
@@ -44,6 +46,7 @@ impl OracleEvent {
             content: event.content().to_owned(),
             prev_events: event.prev_events().map(ToOwned::to_owned).collect(),
             auth_events: event.auth_events().map(ToOwned::to_owned).collect(),
+            redacts: event.redacts(RoomVersion::V1.rules()),
             rejected: known.rejected,
             event: Arc::clone(event),
         }))
@@ -90,7 +93,7 @@ impl state_res::Event for OracleEvent {
     }
 
     fn redacts(&self) -> Option<&OwnedEventId> {
-        None
+        self.0.redacts.as_ref()
     }
 
     fn rejected(&self) -> bool {
@@ -139,13 +142,24 @@ pub fn authorise(
     state: &StateMap,
     events: &Events,
 ) -> Result<(), String> {
-    let rules = rules(version);
     let find = |id: &EventId| events.get(id).map(OracleEvent::new);
     let event = OracleEvent::new(&KnownEvent { event: Arc::clone(event), rejected: false });
-    state_res::check_state_independent_auth_rules(&rules.authorization, event.clone(), find)?;
-    state_res::check_state_dependent_auth_rules(&rules.authorization, event, |kind, key| {
+    let rules = rules(version).authorization;
+    state_res::check_state_dependent_auth_rules(&rules, event, |kind, key| {
         find(state.get(&StateKey::new(&kind.to_string(), key))?)
     })
+}
+
+/// Whether the oracle has nothing against the authorisation events that `event` names.
+pub fn check_receipt(
+    version: RoomVersion,
+    event: &Arc<Event>,
+    events: &Events,
+) -> Result<(), String> {
+    let find = |id: &EventId| events.get(id).map(OracleEvent::new);
+    let event = OracleEvent::new(&KnownEvent { event: Arc::clone(event), rejected: false });
+    let rules = rules(version).authorization;
+    state_res::check_state_independent_auth_rules(&rules, event, find)
 }
 
 /// The chains of `ids`, with themselves.

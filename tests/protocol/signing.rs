@@ -23,6 +23,23 @@ fn object(value: Value) -> Map<String, Value> {
 }
 
 #[test]
+fn unpadded_base64_vectors_hold() {
+    let vectors = [
+        ("", ""),
+        ("f", "Zg"),
+        ("fo", "Zm8"),
+        ("foo", "Zm9v"),
+        ("foob", "Zm9vYg"),
+        ("fooba", "Zm9vYmE"),
+        ("foobar", "Zm9vYmFy"),
+    ];
+    for (text, encoded) in vectors {
+        assert_eq!(UNPADDED_BASE64.encode(text), encoded);
+        assert_eq!(UNPADDED_BASE64.decode(encoded).unwrap(), text.as_bytes());
+    }
+}
+
+#[test]
 fn json_signing_vectors_hold() {
     let vectors = [
         (

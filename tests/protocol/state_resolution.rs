@@ -1,20 +1,26 @@
 //! State resolution, compared with an independent implementation on generated rooms.
 
+use std::collections::{BTreeSet, HashMap};
+
 use hearth::protocol::{
+    authorisation::{AuthRejection, authorise},
     room_version::RoomVersion,
     state_key::StateKey,
-    state_resolution::{StateMap, auth_difference, auth_difference_beyond, resolve_states, split},
+    state_resolution::{
+        Holders, StateMap, auth_difference, auth_difference_beyond, resolve_states, split,
+        split_shared,
+    },
 };
 
 use ruma::{EventId, OwnedEventId};
 
 use crate::{
-    graph::{Dice, Graph},
+    graph::{Dice, Graph, View},
     oracle,
 };
 
 /// Rooms per version in an ordinary run; `HEARTH_TEST_ROOMS` asks for more.
-const ROOMS: u64 = 6;
+const ROOMS: u64 = 20;
 
 const STEPS: usize = 40;
 
@@ -40,8 +46,15 @@ fn resolution_and_verdicts_agree_with_ruma() {
             let step = graph.step(&mut dice);
             let resolved = oracle::resolve(version, &step.states, &graph.events);
             assert_eq!(step.state, resolved, "{place}");
-            let verdict = oracle::authorise(version, &step.event, &step.state, &graph.events);
-            assert_eq!(step.verdict.is_ok(), verdict.is_ok(), "{place}: {verdict:?}");
+            let compare = |ours: &Result<(), AuthRejection>, theirs: Result<(), String>| {
+                let event = step.event.json();
+                assert_eq!(ours.is_ok(), theirs.is_ok(), "{place}: {ours:?} {theirs:?} {event}");
+            };
+            let event = &step.event;
+            compare(&step.receipt, oracle::check_receipt(version, event, &graph.events));
+            let judge = |state| oracle::authorise(version, event, state, &graph.events);
+            compare(&step.verdict, judge(&step.state));
+            compare(&step.cited, judge(&step.cited_state));
         }
         let ends: Vec<StateMap> = graph.ends.iter().map(|id| graph.states[id].clone()).collect();
         let references: Vec<&StateMap> = ends.iter().collect();
@@ -125,7 +138,9 @@ fn states_out_of_thin_air_are_resolved_as_ruma_does() {
                     let mut state = StateMap::new();
                     for _ in 0..3 + dice.roll(10) {
                         let id = dice.pick(&graph.order).clone();
-                        state.insert(StateKey::of_event(&graph.events[&id].event).unwrap(), id);
+                        if let Some(key) = StateKey::of_event(&graph.events[&id].event) {
+                            state.insert(key, id);
+                        }
                     }
                     let create = graph.order[0].clone();
                     state.insert(StateKey::new("m.room.create", ""), create);
@@ -149,18 +164,87 @@ fn auth_difference_beyond_what_is_shared_is_the_whole_one() {
         let states: Vec<&StateMap> = graph.ends.iter().map(|id| &graph.states[id]).collect();
         let (unconflicted, _) = split(&states, graph.rules());
         let shared = oracle::auth_chain(unconflicted.values(), &graph.events);
-        let conflicted: Vec<Vec<OwnedEventId>> = states
-            .iter()
-            .map(|state| {
-                let entries = state.iter().filter(|(key, _)| !unconflicted.contains_key(*key));
-                entries.map(|(_, id)| id.clone()).collect()
-            })
-            .collect();
+        let mut held: HashMap<&OwnedEventId, Holders> = HashMap::new();
+        for (index, state) in states.iter().enumerate() {
+            for (_, id) in state.iter().filter(|(key, _)| !unconflicted.contains_key(*key)) {
+                held.entry(id).or_default().insert(index);
+            }
+        }
+        let held: Vec<_> = held.into_iter().map(|(id, holders)| (id.clone(), holders)).collect();
         let is_shared = |id: &EventId| shared.contains(id);
-        let mut beyond = auth_difference_beyond(&conflicted, &is_shared, &graph.events).unwrap();
+        let mut beyond =
+            auth_difference_beyond(&held, states.len(), &is_shared, &graph.events).unwrap();
         let mut whole = auth_difference(&states, &graph.events).unwrap();
         beyond.sort();
         whole.sort();
         assert_eq!(beyond, whole, "version {version} seed {seed}");
+    });
+}
+
+/// The way of the store, where states are persistent maps, against the way of whole states.
+#[test]
+fn states_that_share_structure_are_taken_apart_alike() {
+    each_room(&RoomVersion::ALL, |version, seed, mut graph, mut dice| {
+        for _ in 0..STEPS {
+            graph.step(&mut dice);
+        }
+        let states: Vec<&StateMap> = graph.ends.iter().map(|id| &graph.states[id]).collect();
+        let persistent: Vec<imbl::OrdMap<StateKey, OwnedEventId>> = states
+            .iter()
+            .map(|state| state.iter().map(|(key, id)| (key.clone(), id.clone())).collect())
+            .collect();
+        let references: Vec<_> = persistent.iter().collect();
+        let apart = split_shared(&references, graph.rules());
+        let (unconflicted, conflicted) = split(&states, graph.rules());
+        assert_eq!(apart.unconflicted.into_iter().collect::<StateMap>(), unconflicted);
+        let conflicted: BTreeSet<OwnedEventId> = conflicted.into_iter().collect();
+        let place = format!("version {version} seed {seed}");
+        assert_eq!(
+            apart.conflicted.keys().cloned().collect::<BTreeSet<_>>(),
+            conflicted,
+            "{place}"
+        );
+        for (id, holders) in &apart.conflicted {
+            for (index, state) in states.iter().enumerate() {
+                let holds = state.values().any(|held| held == id);
+                assert_eq!(holders.contains(index), holds, "{place}: {id} in {index}");
+            }
+        }
+    });
+}
+
+/// A server that learns of the same events in another order comes to the same states and verdicts.
+#[test]
+fn any_order_of_arrival_gives_the_same_states() {
+    each_room(&RoomVersion::ALL, |version, seed, mut graph, mut dice| {
+        for _ in 0..STEPS {
+            graph.step(&mut dice);
+        }
+        let mut waiting = graph.order.clone();
+        let mut known = oracle::Events::new();
+        let mut reached: HashMap<OwnedEventId, StateMap> = HashMap::new();
+        while !waiting.is_empty() {
+            let id = waiting.swap_remove(dice.roll(waiting.len()));
+            let event = &graph.events[&id];
+            let mut before: Vec<OwnedEventId> =
+                event.event.prev_events().map(ToOwned::to_owned).collect();
+            let links = event.event.prev_events().chain(event.event.auth_events());
+            if links.into_iter().any(|link| !known.contains_key(link)) {
+                waiting.push(id);
+                continue;
+            }
+            dice.shuffle(&mut before);
+            let states: Vec<&StateMap> = before.iter().map(|prev| &reached[prev]).collect();
+            let mut state = resolve_states(&states, graph.rules(), &known).unwrap();
+            let view = View { state: &state, events: &known };
+            let place = format!("version {version} seed {seed} {id}");
+            assert_eq!(authorise(&*event.event, graph.rules(), &view), Ok(()), "{place}");
+            if let Some(key) = StateKey::of_event(&event.event) {
+                state.insert(key, id.clone());
+            }
+            assert_eq!(state, graph.states[&id], "{place}");
+            known.insert(id.clone(), event.clone());
+            reached.insert(id, state);
+        }
     });
 }

@@ -1,19 +1,28 @@
-"""Answers, line by line, how Synapse resolves states and judges events.
+"""Answers, line by line, what Synapse makes of rooms: states, verdicts, hashes, signatures, redactions.
 
-A request is a room: its version, its events (federation format), the states to resolve (lists of event
-IDs), and the events to judge, each with a state. The answer has the resolved states and the verdicts.
-Run with a Python that has the package `matrix-synapse`.
+A request is a room: its version, its events (federation format, as text) and which of them were rejected,
+the states to resolve (lists of event IDs), the events to judge, each with a state, and those whose
+choice of authorisation events is to be judged. Run with a Python that has the package `matrix-synapse`.
 """
 
+import base64
+import hashlib
 import json
 import sys
 
+from canonicaljson import encode_canonical_json
+from signedjson.key import decode_signing_key_base64
 from synapse.api.errors import SynapseError
 from synapse.api.room_versions import KNOWN_ROOM_VERSIONS
-from synapse.event_auth import check_state_dependent_auth_rules
-from synapse.events import make_event_from_dict
+from synapse.crypto.event_signing import compute_content_hash, compute_event_signature
+from synapse.event_auth import check_state_dependent_auth_rules, check_state_independent_auth_rules
+from synapse.events import make_event_from_json
+from synapse.events.utils import prune_event
 from synapse.state import v1, v2
 from synapse.storage.databases.main.event_federation import StateDifference
+
+# The key of all servers in the generated rooms.
+KEY = decode_signing_key_base64("ed25519", "test", base64.b64encode(bytes([7] * 32)).decode().rstrip("="))
 
 
 class Store:
@@ -22,7 +31,7 @@ class Store:
     def __init__(self, events):
         self.events = events
 
-    async def get_events(self, event_ids, allow_rejected=False):
+    async def get_events(self, event_ids, redact_behaviour=None, allow_rejected=False):
         return {i: self.events[i] for i in event_ids if i in self.events}
 
     def auth_chain(self, event_ids):
@@ -75,23 +84,54 @@ def resolve(store, room_id, version, states):
 
 
 def judge(store, version, pdu, state):
-    event = make_event_from_dict(pdu, version)
+    event = make_event_from_json(pdu, version)
+    return allows(lambda: check_state_dependent_auth_rules(event, [store.events[i] for i in state]))
+
+
+def check_receipt(store, version, pdu):
+    event = make_event_from_json(pdu, version)
+    return allows(lambda: run(check_state_independent_auth_rules(store, event)))
+
+
+def allows(check):
+    """Whether a check passes. One that trips over itself refuses, too: the event goes no further."""
     try:
-        check_state_dependent_auth_rules(event, [store.events[i] for i in state])
-    except SynapseError:
+        check()
+    except (SynapseError, AttributeError, ValueError):
         return False
     return True
 
 
+def describe(version, pdu, event):
+    """What hashing, signing and redaction make of an event."""
+    content_hash = compute_content_hash(json.loads(pdu), hashlib.sha256)[1]
+    server = event.sender.partition(":")[2]
+    unsigned = {**json.loads(pdu), "signatures": {}}
+    signatures = compute_event_signature(version, unsigned, server, KEY)
+    redacted = prune_event(event).get_pdu_json()
+    redacted.pop("unsigned", None)
+    return {
+        "event_id": event.event_id,
+        "content_hash": base64.b64encode(content_hash).decode().rstrip("="),
+        "signature": signatures[server]["ed25519:test"],
+        "redacted": encode_canonical_json(redacted).decode(),
+    }
+
+
 def answer(request):
     version = KNOWN_ROOM_VERSIONS[request["room_version"]]
-    events = [make_event_from_dict(pdu, version) for pdu in request["events"]]
+    rejected = set(request["rejected"])
+    events = [
+        make_event_from_json(pdu, version, {}, "rejected" if number in rejected else None)
+        for number, pdu in enumerate(request["events"])
+    ]
     store = Store({event.event_id: event for event in events})
     room_id = events[0].room_id
     return {
-        "event_ids": [event.event_id for event in events],
+        "events": [describe(version, pdu, event) for pdu, event in zip(request["events"], events)],
         "resolved": [resolve(store, room_id, version, states) for states in request["resolve"]],
         "verdicts": [judge(store, version, pdu, state) for pdu, state in request["judge"]],
+        "receipts": [check_receipt(store, version, pdu) for pdu in request["receive"]],
     }
 
 

@@ -12,18 +12,22 @@ mod auth_chain;
 mod iterative;
 mod ordering;
 mod sha1;
+mod split;
 mod v1;
 mod v2;
 
 use std::{
     cell::RefCell,
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeSet, HashMap},
     sync::Arc,
 };
 
 use ruma::{EventId, OwnedEventId};
 
-pub use self::auth_chain::{auth_difference, auth_difference_beyond, conflicted_subgraph};
+pub use self::{
+    auth_chain::{auth_difference, auth_difference_beyond, conflicted_subgraph},
+    split::{Holders, SharedSplit, split, split_shared},
+};
 use super::{
     event::Event,
     room_version::{RoomRules, StateResolutionVersion},
@@ -106,31 +110,6 @@ pub fn resolve(
             v2::resolve(conflict, rules, &events)
         }
     }
-}
-
-/// Takes states apart: the entries on which they agree, and the events on which they do not.
-///
-/// In version 1 a key that only some states have is no conflict; from version 2 on it is one.
-pub fn split(states: &[&StateMap], rules: &RoomRules) -> (StateMap, Vec<OwnedEventId>) {
-    let absent_agrees = rules.state_resolution == StateResolutionVersion::V1;
-    let mut values: HashMap<&StateKey, (HashSet<&OwnedEventId>, usize)> = HashMap::new();
-    for (key, id) in states.iter().copied().flatten() {
-        let (ids, count) = values.entry(key).or_default();
-        ids.insert(id);
-        *count += 1;
-    }
-    let mut unconflicted = StateMap::new();
-    let mut conflicted = Vec::new();
-    for (key, (ids, count)) in values {
-        let everywhere = absent_agrees || count == states.len();
-        match ids.iter().next() {
-            Some(id) if ids.len() == 1 && everywhere => {
-                unconflicted.insert(key.clone(), (*id).clone());
-            }
-            _ => conflicted.extend(ids.into_iter().cloned()),
-        }
-    }
-    (unconflicted, conflicted)
 }
 
 impl UnconflictedState for StateMap {

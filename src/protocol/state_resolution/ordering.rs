@@ -2,7 +2,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BinaryHeap, HashMap, HashSet},
+    collections::{BinaryHeap, HashMap},
 };
 
 use ruma::{EventId, OwnedEventId};
@@ -16,47 +16,42 @@ use crate::protocol::{
 /// Compares events of the same generation: the greater power first, then the earlier, then the lesser ID.
 type Rank<'a> = (Reverse<PowerLevel>, i64, &'a EventId);
 
-/// Sorts the events of `full` whose positions are in `selected` by reverse topological power ordering.
+/// Sorts the events of `full` that are `selected` by reverse topological power ordering.
 ///
 /// An edge is an authorisation event that is itself in `selected`. (The text could be read as paths
 /// through events outside; all known implementations look at edges.)
 pub(super) fn sort_by_power(
     full: &[KnownEvent],
-    selected: &HashSet<usize>,
+    selected: &[bool],
     edges: &[Vec<usize>],
     rules: &RoomRules,
     events: &Events<'_>,
 ) -> Result<Vec<usize>, Needs> {
     let mut levels = SenderLevels { rules, events, by_sources: HashMap::new() };
-    let mut ranks: HashMap<usize, Rank<'_>> = HashMap::with_capacity(selected.len());
-    for &node in selected {
+    let mut rank = |node: usize| -> Rank<'_> {
         let event = &full[node].event;
-        let level = Reverse(levels.of_sender(&full[node]));
-        ranks.insert(node, (level, event.origin_server_ts(), event.event_id()));
-    }
+        (Reverse(levels.of_sender(&full[node])), event.origin_server_ts(), event.event_id())
+    };
+    let ranks: Vec<Option<Rank<'_>>> =
+        (0..full.len()).map(|node| selected[node].then(|| rank(node))).collect();
     events.check_complete()?;
 
-    let mut waits_for: HashMap<usize, usize> = HashMap::with_capacity(selected.len());
-    let mut children: HashMap<usize, Vec<usize>> = HashMap::new();
+    let mut children: Vec<Vec<usize>> = vec![Vec::new(); full.len()];
+    let mut waits_for: Vec<usize> = edges.iter().map(Vec::len).collect();
     let mut ready = BinaryHeap::new();
-    for &node in selected {
-        waits_for.insert(node, edges[node].len());
-        for &parent in &edges[node] {
-            children.entry(parent).or_default().push(node);
-        }
+    for (node, rank) in ranks.iter().enumerate().filter(|(_, rank)| rank.is_some()) {
+        edges[node].iter().for_each(|parent| children[*parent].push(node));
         if edges[node].is_empty() {
-            ready.push(Reverse((ranks[&node], node)));
+            ready.push(Reverse((rank, node)));
         }
     }
-    let mut sorted = Vec::with_capacity(selected.len());
+    let mut sorted = Vec::new();
     while let Some(Reverse((_, node))) = ready.pop() {
         sorted.push(node);
-        for child in children.remove(&node).unwrap_or_default() {
-            if let Some(count) = waits_for.get_mut(&child) {
-                *count -= 1;
-                if *count == 0 {
-                    ready.push(Reverse((ranks[&child], child)));
-                }
+        for &child in &children[node] {
+            waits_for[child] -= 1;
+            if waits_for[child] == 0 {
+                ready.push(Reverse((&ranks[child], child)));
             }
         }
     }
@@ -66,20 +61,21 @@ pub(super) fn sort_by_power(
 /// Sorts `nodes` (positions in `full`) by the mainline of `power`, the power levels that hold so far.
 pub(super) fn sort_by_mainline(
     full: &[KnownEvent],
-    mut nodes: Vec<usize>,
+    nodes: impl Iterator<Item = usize>,
     power: Option<KnownEvent>,
     events: &Events<'_>,
 ) -> Result<Vec<usize>, Needs> {
     let mut mainline = Mainline::new(power, events);
-    let position = |node: usize| mainline.position(&full[node]);
-    let positions: HashMap<usize, usize> =
-        nodes.iter().copied().zip(nodes.iter().copied().map(position)).collect();
+    let mut ranked: Vec<_> = nodes
+        .map(|node| {
+            let event = &full[node].event;
+            let position = Reverse(mainline.position(&full[node]));
+            ((position, event.origin_server_ts(), event.event_id()), node)
+        })
+        .collect();
     events.check_complete()?;
-    nodes.sort_by_key(|node| {
-        let event = &full[*node].event;
-        (Reverse(positions[node]), event.origin_server_ts(), event.event_id())
-    });
-    Ok(nodes)
+    ranked.sort_unstable();
+    Ok(ranked.into_iter().map(|(_, node)| node).collect())
 }
 
 /// The power of senders by the power levels and the create event that their events cite, each pair read

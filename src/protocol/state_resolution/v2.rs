@@ -34,7 +34,7 @@ pub(super) fn resolve(
     state.apply(sorted.into_iter().map(|node| full[node].clone()))?;
 
     // Step 3: order the others by the mainline of the power levels resolved so far.
-    let others: Vec<usize> = (0..full.len()).filter(|node| !power_nodes.contains(node)).collect();
+    let others = (0..full.len()).filter(|node| !power_nodes[*node]);
     let power = state.find("m.room.power_levels", "");
     let sorted = sort_by_mainline(&full, others, power, events)?;
 
@@ -76,12 +76,13 @@ fn find_edges(full: &[KnownEvent]) -> Vec<Vec<usize>> {
     full.iter().map(edges_of).collect()
 }
 
-fn select_power_events(full: &[KnownEvent], edges: &[Vec<usize>]) -> HashSet<usize> {
-    let mut selected = HashSet::new();
+/// The power events, and what they lead to: for each event whether it is one.
+fn select_power_events(full: &[KnownEvent], edges: &[Vec<usize>]) -> Vec<bool> {
+    let mut selected = vec![false; full.len()];
     let mut work: Vec<usize> =
         (0..full.len()).filter(|node| is_power_event(&full[*node].event)).collect();
     while let Some(node) = work.pop() {
-        if selected.insert(node) {
+        if !std::mem::replace(&mut selected[node], true) {
             work.extend(&edges[node]);
         }
     }
