@@ -88,9 +88,9 @@ impl App {
         let ephemeral = Ephemeral::new(&rooms, ephemeral_settings(&config));
         ephemeral.presence.restore().await?;
         let encryption = start_encryption(&config, &rooms, &accounts);
-        let (registrations, ephemera) = (&config.appservices, ephemeral.clone());
+        let (registrations, parts) = (&config.appservices, (ephemeral.clone(), encryption.clone()));
         let appservices =
-            Appservices::load(registrations, rooms.clone(), accounts.clone(), ephemera).await?;
+            Appservices::load(registrations, rooms.clone(), accounts.clone(), parts).await?;
         let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
         let background = (tasks.clone(), shutdown.clone());
         let outbound = make_outbound(&config, &clock);

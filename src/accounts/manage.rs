@@ -48,6 +48,13 @@ pub trait DeviceWatcher: Send + Sync {
         user_id: &'a UserId,
         device_id: &'a str,
     ) -> BoxFuture<'a, Result<(), StorageError>>;
+
+    /// The account is closed for good; its devices are gone already.
+    fn account_deactivated<'a>(
+        &'a self,
+        tx: &'a mut WriteTransaction<'_>,
+        user_id: &'a UserId,
+    ) -> BoxFuture<'a, Result<(), StorageError>>;
 }
 
 /// Why an account was not changed.
@@ -145,6 +152,9 @@ impl Accounts {
                     accounts::set_password(tx, target.as_str(), None).await?;
                     let gone = end_devices(tx, &target, None, watcher.as_deref()).await?;
                     accounts::delete_personal_data(tx, target.as_str()).await?;
+                    if let Some(watcher) = watcher {
+                        watcher.account_deactivated(tx, &target).await?;
+                    }
                     if erase {
                         erasures::insert(tx, target.as_str()).await?;
                     }

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Appservices,
+    devices::{DeviceTidings, ServiceDevices},
     ephemeral::Ephemerals,
     interest::Interests,
     registration::Service,
@@ -43,6 +44,7 @@ pub(super) struct Delivery {
     feed: Arc<Feed>,
     interests: Interests,
     ephemerals: Option<Ephemerals>,
+    devices: Option<ServiceDevices>,
     /// As it is stored.
     stream: StreamRow,
     /// How far the stream was looked through.
@@ -101,6 +103,7 @@ impl Delivery {
         // them for one that it knows.
         let stream = stored.unwrap_or_else(|| StreamRow {
             position: rooms.writer().position(),
+            devices: rooms.writer().position(),
             transaction: rooms.clock().now_ms().cast_signed(),
             failing_since_ts: None,
         });
@@ -113,6 +116,10 @@ impl Delivery {
             true => Some(appservices.open_ephemerals((&service, &feed), stream.position).await?),
             false => None,
         };
+        let devices = match service.receives_device_news {
+            true => Some(appservices.open_devices((&service, &feed), stream.devices).await?),
+            false => None,
+        };
         Ok(Self {
             interests: appservices.interests(vec![service.clone()]),
             cursor: stream.position,
@@ -122,6 +129,7 @@ impl Delivery {
             service,
             feed,
             ephemerals,
+            devices,
             stream,
         })
     }
@@ -163,10 +171,16 @@ impl Delivery {
             Some(ephemerals) => ephemerals.take(&self.interests).await?,
             None => Default::default(),
         };
+        let mut tx = WriteTx::new();
+        let mut tidings = DeviceTidings::default();
+        if let Some(devices) = &mut self.devices {
+            let since = self.stream.devices;
+            let taken = devices.take(&self.interests, &batch.events, since, &mut tx).await?;
+            (tidings, self.stream.devices) = taken;
+        }
         self.cursor = batch.upto;
         let id = &self.service.id;
-        let mut tx = WriteTx::new();
-        if batch.events.is_empty() && ephemeral.is_empty() {
+        if batch.events.is_empty() && ephemeral.is_empty() && tidings.is_empty() {
             let is_far = self.cursor - self.stream.position > POSITIONS_UNWRITTEN_MAX;
             if acknowledges || is_far {
                 self.stream.position = self.cursor;
@@ -176,7 +190,8 @@ impl Delivery {
             }
             return Ok(None);
         }
-        let content = self.appservices.write_transaction(&batch.events, &ephemeral).await?;
+        let content =
+            self.appservices.write_transaction(&batch.events, &ephemeral, &tidings).await?;
         self.stream.transaction += 1;
         let number = self.stream.transaction;
         let row = TransactionRow { number, position: batch.upto, content };

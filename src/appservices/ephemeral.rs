@@ -160,7 +160,7 @@ impl Ephemerals {
         }
         for user in &noted.presence {
             if let Some(status) = ephemeral.presence.find(user)
-                && self.concerns(interests, user).await?
+                && interests.concerns_user(user).await?
             {
                 let mut event = String::from(r#"{"content":{"#);
                 status.write_json(&mut event);
@@ -171,20 +171,6 @@ impl Ephemerals {
             }
         }
         Ok(news)
-    }
-
-    /// Whether a user is one of the service's, or in a room that concerns it.
-    async fn concerns(&self, interests: &Interests, user: &UserId) -> Result<bool, StorageError> {
-        if self.service.covers_user(user) {
-            return Ok(true);
-        }
-        let rooms = self.appservices.0.rooms.rooms_of(user).await?;
-        for place in rooms.list_joined() {
-            if interests.is_in(&place.room).await? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
     }
 }
 

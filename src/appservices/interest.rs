@@ -93,6 +93,26 @@ impl Interests {
         Ok(known.claims.first().is_some_and(|claim| *claim != Claim::None))
     }
 
+    /// Whether a user is one of the first service's, or in a room that concerns it.
+    pub async fn concerns_user(&self, user: &UserId) -> Result<bool, StorageError> {
+        if self.services.first().is_some_and(|service| service.covers_user(user)) {
+            return Ok(true);
+        }
+        let rooms = self.rooms.rooms_of(user).await?;
+        for place in rooms.list_joined() {
+            if self.is_in(&place.room).await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether the room concerned the first service before this event.
+    pub async fn was_in(&self, room: &Room, event: &StoredEvent) -> Result<bool, StorageError> {
+        let known = self.of_state(room, event.state_nid).await?;
+        Ok(known.claims.first().is_some_and(|claim| *claim != Claim::None))
+    }
+
     async fn of_state(&self, room: &Room, state: StateNid) -> Result<RoomInterest, StorageError> {
         let alias_epoch = self.aliases.get();
         let before = self.known.get(&room.nid);

@@ -3,6 +3,7 @@
 //! which is the client-server API with their token.
 
 mod delivery;
+mod devices;
 mod ephemeral;
 mod interest;
 mod namespaces;
@@ -29,6 +30,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use wire::WireError;
 
 use self::{
+    devices::DeviceListeners,
     ephemeral::Changes,
     interest::{AliasEpoch, Interests},
     tail::Feeds,
@@ -40,6 +42,7 @@ use crate::{
         register::{NameKeeper, NewAccount, RegisterError},
     },
     config::AppservicesConfig,
+    encryption::Encryption,
     ephemeral::Ephemeral,
     rooms::{Room, Rooms},
     storage::{
@@ -80,6 +83,7 @@ struct Inner {
     rooms: Rooms,
     accounts: Arc<Accounts>,
     ephemeral: Ephemeral,
+    encryption: Encryption,
     wire: Wire,
     services: ArcSwap<Services>,
     /// Held while services are added or removed.
@@ -87,6 +91,8 @@ struct Inner {
     feeds: Feeds,
     /// Of services that want ephemeral data.
     changes: Mutex<HashMap<String, Arc<Changes>>>,
+    /// Services that want to hear of devices.
+    device_listeners: DeviceListeners,
     /// How the conversations are ended.
     ends: Mutex<HashMap<String, CancellationToken>>,
     /// Rung when a service showed that it lives.
@@ -107,7 +113,7 @@ impl Appservices {
         config: &AppservicesConfig,
         rooms: Rooms,
         accounts: Arc<Accounts>,
-        ephemeral: Ephemeral,
+        (ephemeral, encryption): (Ephemeral, Encryption),
     ) -> Result<Self, AppserviceError> {
         let stored = appservices::list(rooms.database()).await?;
         let services = read_all(config, &stored, rooms.server_name())?;
@@ -124,9 +130,12 @@ impl Appservices {
             rooms,
             accounts,
             ephemeral,
+            encryption,
+            device_listeners: DeviceListeners::default(),
         }));
         appservices.0.accounts.set_name_keeper(Arc::new(appservices.clone()));
         appservices.follow_ephemeral();
+        appservices.follow_devices();
         for service in appservices.services().list() {
             appservices.ensure_sender(service).await?;
         }
@@ -191,6 +200,7 @@ impl Appservices {
         }
         self.0.feeds.close(id);
         self.0.changes.lock().remove(id);
+        self.0.device_listeners.remove(id);
         let id = id.to_owned();
         let removed: Result<bool, StorageError> = self
             .0
@@ -300,6 +310,17 @@ impl Appservices {
                 if let Some(feed) = inner.feeds.find(id) {
                     changes.note(change, &feed);
                 }
+            }
+        }));
+    }
+
+    /// Hears of messages to devices, of keys and of device lists.
+    fn follow_devices(&self) {
+        // Weak, since what it listens to is part of it.
+        let listening = Arc::downgrade(&self.0);
+        self.0.encryption.set_device_news_hook(Arc::new(move |news| {
+            if let Some(inner) = listening.upgrade() {
+                inner.device_listeners.note(news, |id| inner.feeds.find(id));
             }
         }));
     }

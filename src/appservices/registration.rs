@@ -29,8 +29,15 @@ pub struct Registration {
     /// Whether masqueraded users are limited as others are; the sender never is.
     #[serde(default = "default_rate_limited")]
     pub rate_limited: Option<bool>,
-    #[serde(default, alias = "de.sorunome.msc2409.push_ephemeral")]
+    #[serde(default)]
     pub receive_ephemeral: Option<bool>,
+    /// The name of the same before it was specified; bridges write both.
+    #[serde(default, rename = "de.sorunome.msc2409.push_ephemeral")]
+    pub push_ephemeral: Option<bool>,
+    /// Whether it wants in transactions what encryption needs (MSC3202, MSC4203): device lists,
+    /// counts of keys, messages to devices. A service that does not say so may sync for these.
+    #[serde(default, rename = "org.matrix.msc3202")]
+    pub receive_device_news: Option<bool>,
     #[serde(default)]
     pub protocols: Option<Vec<String>>,
 }
@@ -90,6 +97,7 @@ pub struct Service {
     pub namespaces: Namespaces,
     pub is_rate_limited: bool,
     pub receives_ephemeral: bool,
+    pub receives_device_news: bool,
     pub protocols: Vec<String>,
     /// Where it is registered: a file's name, or None for the database.
     pub file: Option<String>,
@@ -140,7 +148,8 @@ impl Registration {
             namespaces: Namespaces::compile(self.namespaces, server_name)?,
             sender,
             is_rate_limited: self.rate_limited.unwrap_or(true),
-            receives_ephemeral: self.receive_ephemeral.unwrap_or(false),
+            receives_ephemeral: self.receive_ephemeral.or(self.push_ephemeral).unwrap_or(false),
+            receives_device_news: self.receive_device_news.unwrap_or(false),
             protocols,
             id: self.id,
             file,
@@ -149,6 +158,11 @@ impl Registration {
 }
 
 impl Service {
+    /// Whether the user is the service's alone, so that nobody else reads their messages.
+    pub fn owns_user(&self, user: &str) -> bool {
+        user == self.sender || self.namespaces.users.claims(user)
+    }
+
     /// Whether the service may act as this user: one of its namespace, or its sender.
     pub fn covers_user(&self, user: &UserId) -> bool {
         user == self.sender || self.namespaces.users.matches(user.as_str())
@@ -210,6 +224,16 @@ namespaces:
         assert!(!service.covers_user(user_id!("@_irc_bridge_a:elsewhere")));
         assert!(!service.covers_user(user_id!("@x_irc_bridge_a:hs")));
         assert!(service.is_rate_limited && !service.receives_ephemeral);
+    }
+
+    #[test]
+    fn both_names_of_ephemeral_data_can_stand_together() {
+        let both = "receive_ephemeral: true\nde.sorunome.msc2409.push_ephemeral: true\n";
+        let service = compile(&format!("{GOOD}{both}org.matrix.msc3202: true\n")).expect("is good");
+        assert!(service.receives_ephemeral && service.receives_device_news);
+        let old = "de.sorunome.msc2409.push_ephemeral: true\n";
+        let service = compile(&format!("{GOOD}{old}")).expect("is good");
+        assert!(service.receives_ephemeral && !service.receives_device_news);
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! What a transaction says (application-service API, "Pushing events"): events in client format,
-//! ephemeral data where the service wants them. It is written once and sent as it is until it is
+//! ephemeral data and news of devices where the service wants them. It is written once and sent as it is until it is
 //! acknowledged.
 
-use super::{Appservices, ephemeral::EphemeralNews};
+use super::{Appservices, devices::DeviceTidings, ephemeral::EphemeralNews};
 use crate::{
     rooms::{EventView, StoredEvent, write_client_event},
     storage::{StorageError, appservices::StreamEvent},
@@ -19,6 +19,7 @@ impl Appservices {
         &self,
         events: &[StreamEvent],
         ephemeral: &EphemeralNews,
+        devices: &DeviceTidings,
     ) -> Result<String, StorageError> {
         let mut out = String::from(r#"{"events":["#);
         for (number, event) in events.iter().enumerate() {
@@ -37,6 +38,7 @@ impl Appservices {
             out.push_str(&list);
             out.push(']');
         }
+        devices.write_json(&mut out);
         out.push('}');
         Ok(out)
     }

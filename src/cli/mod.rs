@@ -1,5 +1,6 @@
 //! The command line: one file per subcommand. It reads arguments and prints; the work is done below.
 
+mod after_restore;
 mod appservice;
 mod check_config;
 mod federation;
@@ -73,6 +74,11 @@ enum Command {
     /// See where rooms stand and whether all is well with them, whether the server runs or not
     #[command(subcommand)]
     Room(room::RoomCommand),
+    /// Make a database safe that was restored from a backup, whether the server runs or not
+    ///
+    /// Discards all one-time keys: some were handed out after the backup was made, and none may be handed out
+    /// twice. Devices upload new ones by themselves.
+    AfterRestore,
     /// Print a commented configuration file with every setting at its default
     GenerateConfig,
     /// Print the version
@@ -129,6 +135,7 @@ fn perform(command_line: CommandLine) -> Result<(), CommandError> {
         Command::Federation(command) => federation::run(&config.load()?, command),
         Command::Appservice(command) => appservice::run(&config.load()?, command),
         Command::Room(command) => room::run(&config.load()?, command),
+        Command::AfterRestore => after_restore::run(&config.load()?),
         Command::GenerateConfig => {
             print!("{EXAMPLE}");
             Ok(())

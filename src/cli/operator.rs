@@ -79,6 +79,8 @@ pub(super) enum Request {
     Room {
         request: RoomRequest,
     },
+    /// The database was restored from a backup.
+    AfterRestore,
 }
 
 /// What came of it.
@@ -207,13 +209,13 @@ async fn perform(app: &AppState, request: Request) -> Outcome {
             }
             Request::RevokeToken { token } => {
                 let revoked = accounts.revoke_registration_token(&token).await?;
-                let revoked = revoked.ok_or(Refusal::UnknownToken)?;
-                return Ok(Outcome::Tokens(vec![revoked.into()]));
+                return Ok(Outcome::Tokens(vec![revoked.ok_or(Refusal::UnknownToken)?.into()]));
             }
             Request::Appservice { request } => {
                 let answered = super::appservice::answer(app, request).await;
                 return answered.map_err(Refusal::Appservice);
             }
+            Request::AfterRestore => return Ok(forget_handed_out(app).await?),
             Request::Room { request } => {
                 let answer = super::room::answer(&app.rooms, request).await?;
                 return answer.map(Outcome::Room).ok_or(Refusal::UnknownRoom);
@@ -251,6 +253,12 @@ async fn perform(app: &AppState, request: Request) -> Outcome {
     }
     .await;
     result.unwrap_or_else(|refusal| Outcome::Refused(refusal.to_string()))
+}
+
+async fn forget_handed_out(app: &App) -> Result<Outcome, StorageError> {
+    app.encryption.discard_all_one_time_keys().await?;
+    let text = "All one-time keys are discarded; devices upload new ones by themselves.";
+    Ok(Outcome::Text(text.to_owned()))
 }
 
 fn list_destinations(app: &App) -> Outcome {

@@ -118,6 +118,7 @@ impl Encryption {
                     claimed.push(ClaimedKey { user, device, key_id, key });
                 }
             }
+            self.0.news.announce_counts(tx, &names);
             Ok::<_, StorageError>(claimed)
         });
         let (claimed, ticket) = changed.await?;

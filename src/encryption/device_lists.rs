@@ -10,7 +10,10 @@ use std::{
 use parking_lot::Mutex;
 use ruma::{OwnedUserId, UserId};
 
-use super::Encryption;
+use super::{
+    Encryption,
+    device_news::{DeviceNews, NewsPlace},
+};
 use crate::{
     protocol::membership::Membership,
     rooms::{Room, Rooms, StoredEvent, UserRoom, UserRooms, ordering_of_position},
@@ -38,6 +41,7 @@ pub struct DeviceListChanges {
 pub(super) struct DeviceLists {
     rooms: Rooms,
     log: Arc<Mutex<Log>>,
+    news: NewsPlace,
 }
 
 /// Changes in the order of their positions.
@@ -81,11 +85,11 @@ impl Log {
 }
 
 impl DeviceLists {
-    pub fn new(rooms: Rooms, memory_bytes: u64) -> Self {
+    pub fn new(rooms: Rooms, memory_bytes: u64, news: NewsPlace) -> Self {
         let changes_max = (memory_bytes / CHANGE_BYTES).max(256) as usize;
         let complete_above = rooms.writer().position();
         let log = Log { changes: VecDeque::new(), complete_above, changes_max };
-        Self { rooms, log: Arc::new(Mutex::new(log)) }
+        Self { rooms, log: Arc::new(Mutex::new(log)), news }
     }
 
     /// Who is told of a user's changes now.
@@ -139,8 +143,15 @@ impl DeviceLists {
         tx.after_publish(move || waking.rooms.notifier().wake(&woken));
     }
 
+    /// Whose lists changed in a range, unless some of it is forgotten.
+    pub fn list_recent(&self, range: (i64, i64)) -> Option<BTreeSet<OwnedUserId>> {
+        let recent = self.log.lock().between(range)?;
+        let for_all = recent.into_iter().filter(|change| change.only_for.is_none());
+        Some(for_all.map(|change| change.user).collect())
+    }
+
     fn clone_parts(&self) -> Self {
-        Self { rooms: self.rooms.clone(), log: Arc::clone(&self.log) }
+        Self { rooms: self.rooms.clone(), log: Arc::clone(&self.log), news: self.news.clone() }
     }
 
     fn note(&self, user: &UserId, position: i64, audience: &Audience) {
@@ -153,6 +164,7 @@ impl DeviceLists {
     fn wake(&self, user: &UserId, audience: &Audience) {
         self.rooms.notifier().wake(user);
         audience.0.iter().for_each(|room| room.wake_listeners());
+        self.news.tell(DeviceNews::List(user));
     }
 }
 
@@ -303,7 +315,7 @@ impl Encryption {
     }
 
     /// The members of a room, by name.
-    async fn list_members(&self, room: &Room) -> Result<Vec<String>, StorageError> {
+    pub(super) async fn list_members(&self, room: &Room) -> Result<Vec<String>, StorageError> {
         let members = self.list_members_since(room, i64::MAX).await?;
         Ok(members.into_iter().filter_map(|(_, name)| String::from_utf8(name).ok()).collect())
     }

@@ -38,6 +38,15 @@ impl DeviceWatcher for Encryption {
             }
         })
     }
+
+    /// Nobody can ever read the backups any more.
+    fn account_deactivated<'a>(
+        &'a self,
+        tx: &'a mut WriteTransaction<'_>,
+        user_id: &'a UserId,
+    ) -> BoxFuture<'a, Result<(), StorageError>> {
+        Box::pin(storage::key_backup::delete_of_user(tx, user_id.as_str()))
+    }
 }
 
 impl Encryption {
@@ -80,14 +89,5 @@ impl Encryption {
         let position = device_lists::note_change(tx, user.as_str(), device).await?;
         self.0.lists.announce_in(tx, user, position, audience);
         Ok(())
-    }
-
-    /// Deletes the backups of a user who goes for good.
-    pub async fn delete_backups(
-        &self,
-        tx: &mut WriteTransaction<'_>,
-        user: &UserId,
-    ) -> Result<(), StorageError> {
-        storage::key_backup::delete_of_user(tx, user.as_str()).await
     }
 }

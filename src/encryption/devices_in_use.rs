@@ -108,6 +108,15 @@ impl Inbox {
         self.first = if self.first == 0 { position } else { self.first.min(position) };
         self.last = self.last.max(position);
     }
+
+    /// Notes that all messages up to a position are gone; true when there were any.
+    pub fn note_deleted(&mut self, upto: i64) -> bool {
+        let were_any = self.first > 0 && self.first <= upto;
+        if were_any {
+            self.first = if self.last > upto { upto + 1 } else { 0 };
+        }
+        were_any
+    }
 }
 
 impl Device {
@@ -247,11 +256,27 @@ impl DevicesInUse {
         }
     }
 
+    /// Notes that a device's messages up to a position were deleted.
+    pub fn note_deleted(&self, name: &DeviceName, upto: i64) {
+        let mut known = self.0.known.lock();
+        if let Some(device) = known.devices.get_mut(name) {
+            device.inbox.note_deleted(upto);
+        } else {
+            known.note_outdated(name);
+        }
+    }
+
     /// Forgets a device whose rows were changed by somebody else. Call it with the commit.
     pub fn forget(&self, name: &DeviceName) {
         let mut known = self.0.known.lock();
         known.remove(name);
         known.note_outdated(name);
+    }
+
+    /// Forgets everything after somebody else changed the rows of all; what was decided before and is
+    /// not committed yet is refused. Call it with the commit.
+    pub fn forget_all(&self) {
+        self.0.discard(self.0.epoch.load(Ordering::Acquire));
     }
 
     /// Reads devices into memory, with their keys if `with_keys` says so.

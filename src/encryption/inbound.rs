@@ -92,11 +92,14 @@ impl Encryption {
                         remote_devices::delete_list(tx, user.as_str()).await?;
                         return Ok(false);
                     }
-                    let is_stale = apply_to_list(tx, update).await?;
+                    let applied = apply_to_list(tx, update).await?;
+                    if applied == Applied::Known {
+                        return Ok(false);
+                    }
                     let position = tx.next_position();
                     device_lists::note_list_change(tx, user.as_str(), position).await?;
                     encryption.0.lists.announce_in(tx, &user, position, audience);
-                    Ok(is_stale)
+                    Ok(applied == Applied::Stale)
                 })
             })
             .await;
@@ -219,30 +222,40 @@ pub(super) async fn save_cross_signing_keys(
     Ok(())
 }
 
-/// Applies a change to the list that is kept of its user, if one is; true when the list has to be
-/// fetched again.
+/// What a change means for the list that is kept.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Applied {
+    /// It is part of the list already.
+    Known,
+    /// It is in the list now, or no list is kept.
+    New,
+    /// The list has to be fetched again.
+    Stale,
+}
+
+/// Applies a change to the list that is kept of its user, if one is.
 async fn apply_to_list(
     tx: &mut WriteTransaction<'_>,
     update: DeviceListUpdate,
-) -> Result<bool, StorageError> {
+) -> Result<Applied, StorageError> {
     let user = update.user_id.as_str();
     let Some(list) = remote_devices::find_list(tx, user).await? else {
-        return Ok(false);
+        return Ok(Applied::New);
     };
     let follows =
         !update.prev_id.is_empty() && update.prev_id.iter().all(|id| *id == list.stream_id);
     if update.stream_id <= list.stream_id && !list.is_stale {
-        return Ok(false);
+        return Ok(Applied::Known);
     }
     let is_stale = list.is_stale || !follows;
     let stream_id = update.stream_id.max(list.stream_id);
-    remote_devices::save_list(tx, user, RemoteList { stream_id, is_stale }).await?;
+    remote_devices::save_list(tx, user, RemoteList { stream_id, is_stale, ..list }).await?;
     if is_stale {
-        return Ok(true);
+        return Ok(Applied::Stale);
     }
     if update.deleted {
         remote_devices::delete_device(tx, user, &update.device_id).await?;
-        return Ok(false);
+        return Ok(Applied::New);
     }
     let is_owner = |keys: &Map<String, Value>| {
         text(keys, "user_id") == Some(user) && text(keys, "device_id") == Some(&update.device_id)
@@ -254,7 +267,7 @@ async fn apply_to_list(
         display_name: update.device_display_name,
     };
     remote_devices::save_device(tx, user, &device).await?;
-    Ok(false)
+    Ok(Applied::New)
 }
 
 fn parse<T: DeserializeOwned>(content: Value) -> Result<T, EduError> {

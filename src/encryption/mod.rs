@@ -7,6 +7,7 @@ mod claim;
 mod cross_signing;
 mod dehydrated;
 mod device_lists;
+mod device_news;
 mod device_watch;
 mod devices_in_use;
 mod identity;
@@ -28,6 +29,8 @@ pub use claim::{ClaimRequest, ClaimedKey, ClaimedKeys};
 pub use cross_signing::{CrossSigningError, CrossSigningUpload};
 pub use dehydrated::{DehydratedDevice, DehydratedError, NewDehydratedDevice};
 pub use device_lists::DeviceListChanges;
+pub use device_news::{DeviceMessage, DeviceNews};
+pub use devices_in_use::DeviceName;
 pub use identity::IdentityError;
 pub use inbound::EduError;
 pub use key_backup::{Backup, BackupError, BackupState, RoomKey};
@@ -42,8 +45,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use upload::{KeyCounts, KeysUpload, UploadKeysError};
 
 use self::{
-    device_lists::DeviceLists, devices_in_use::DevicesInUse, remote_lists::RemoteLists,
-    sent_requests::SentRequests,
+    device_lists::DeviceLists, device_news::NewsPlace, devices_in_use::DevicesInUse,
+    remote_lists::RemoteLists, sent_requests::SentRequests,
 };
 use crate::{
     accounts::Accounts,
@@ -70,18 +73,21 @@ struct Parts {
     requests: SentRequests,
     remote: Hook<dyn RemoteKeys>,
     remote_lists: RemoteLists,
+    news: NewsPlace,
 }
 
 impl Encryption {
     /// `memory_bytes` bounds what is kept of devices in use. Has `accounts` tell of devices that go.
     pub fn new(rooms: Rooms, accounts: &Accounts, memory_bytes: u64) -> Self {
         let (database, writer) = (rooms.database().clone(), rooms.writer().clone());
+        let news = NewsPlace::default();
         let encryption = Self(Arc::new(Parts {
             devices: DevicesInUse::new(database, writer, memory_bytes / 10 * 9),
-            lists: DeviceLists::new(rooms.clone(), memory_bytes / 20),
+            lists: DeviceLists::new(rooms.clone(), memory_bytes / 20, news.clone()),
             requests: SentRequests::new(memory_bytes / 20),
             remote: Hook::default(),
             remote_lists: RemoteLists::default(),
+            news,
             rooms,
         }));
         accounts.set_device_watcher(Arc::new(encryption.clone()));
@@ -98,6 +104,7 @@ impl Encryption {
     /// Lets go of what was registered from above, when the server ends.
     pub fn release_hooks(&self) {
         self.0.remote.release();
+        self.0.news.release();
     }
 
     /// Starts what runs in the background until `shutdown`.

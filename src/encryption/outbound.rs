@@ -127,7 +127,7 @@ impl Encryption {
     /// The answer to `GET /user/devices/{userId}` of another server.
     pub async fn describe_devices(&self, user: &UserId) -> Result<Value, StorageError> {
         let database = self.0.rooms.database();
-        let stream_id = storage::device_lists::find_position(database, user.as_str()).await?;
+        let stream_id = storage::device_lists::find_stream_id(database, user.as_str()).await?;
         let query = KeysQuery::from([(user.to_owned(), Vec::new())]);
         let mut found = self.query_local_keys(Viewer::Server, &query).await?;
         let stored = storage::device_keys::list_keys(database, &[user.as_str()]).await?;
@@ -148,7 +148,7 @@ impl Encryption {
             .collect();
         let mut answer = Map::from_iter([
             ("user_id".to_owned(), Value::from(user.as_str())),
-            ("stream_id".to_owned(), stream_id.unwrap_or(0).into()),
+            ("stream_id".to_owned(), stream_id.into()),
             ("devices".to_owned(), devices.into()),
         ]);
         add_cross_signing(&mut answer, &mut found, user.as_str());

@@ -161,7 +161,7 @@ impl Encryption {
         found: &mut QueriedKeys,
     ) -> Result<(), StorageError> {
         let users: Vec<&UserId> = query.keys().map(|user| &**user).collect();
-        let kept = self.refresh_remote_lists(&users, timeout).await?;
+        let kept = self.refresh_remote_lists(viewer, &users, timeout).await?;
         for (server, error) in &kept.failures {
             found.failures.insert(server.to_string(), failure_of(error));
         }

@@ -62,27 +62,35 @@ impl RemoteLists {
 }
 
 impl Encryption {
-    /// Brings the lists of those up to date who share a room with somebody here; the others' are
-    /// not kept, since nobody tells of their changes.
+    /// Brings the lists of those up to date who share a room with the viewer; the others' are not
+    /// kept, since nobody tells of their changes.
     pub(super) async fn refresh_remote_lists(
         &self,
+        viewer: &UserId,
         users: &[&UserId],
         timeout: Duration,
     ) -> Result<Refreshed, StorageError> {
+        let viewer = self.0.rooms.rooms_of(viewer).await?;
         let mut refreshed = Refreshed::default();
         let mut shared = Vec::new();
         for user in users {
-            if !self.0.rooms.rooms_of(user).await?.list_joined().is_empty() {
-                shared.push(*user);
+            let theirs = self.0.rooms.rooms_of(user).await?;
+            if let Some(since) = viewer.shares_room_since(&theirs) {
+                shared.push((*user, since));
             }
         }
-        let names: Vec<&str> = shared.iter().map(|user| user.as_str()).collect();
-        let fresh = remote_devices::list_fresh(self.0.rooms.database(), &names).await?;
-        let is_fresh = |user: &UserId| fresh.iter().any(|known| known == user.as_str());
-        let fetched = shared
-            .iter()
-            .filter(|user| !is_fresh(user))
-            .map(|user| async move { (*user, self.fetch_list(user, timeout).await) });
+        let names: Vec<&str> = shared.iter().map(|(user, _)| user.as_str()).collect();
+        let kept = remote_devices::list_fresh(self.0.rooms.database(), &names).await?;
+        // Who came into the room after the list was fetched, or left and came back, may have been
+        // nobody's business here for a while, and then nobody told of changes.
+        let is_fresh = |(user, shared_since): &(&UserId, i64)| {
+            let kept = kept.iter().find(|(known, _)| known == user.as_str());
+            kept.is_some_and(|(_, kept_since)| shared_since <= kept_since)
+        };
+        let (fresh, missing): (Vec<_>, Vec<_>) = shared.into_iter().partition(is_fresh);
+        let fetched = missing
+            .into_iter()
+            .map(|(user, _)| async move { (user, self.fetch_list(user, timeout).await) });
         for (user, fetched) in join_all(fetched).await {
             match fetched? {
                 Ok(()) => refreshed.fresh.push(user.to_owned()),
@@ -91,7 +99,7 @@ impl Encryption {
                 }
             }
         }
-        refreshed.fresh.extend(fresh.iter().filter_map(|user| UserId::parse(user).ok()));
+        refreshed.fresh.extend(fresh.into_iter().map(|(user, _)| user.to_owned()));
         Ok(refreshed)
     }
 
@@ -137,13 +145,14 @@ impl Encryption {
         let Some(remote) = self.0.remote.get() else {
             return Ok(Err(RemoteError::unreachable()));
         };
+        let kept_since = self.0.rooms.writer().position();
         self.begin_keeping(user).await?;
         let answer = match remote.fetch_devices(user, timeout).await {
             Ok(answer) => answer,
             Err(error) => return Ok(Err(error)),
         };
         match serde_json::from_value::<FetchedList>(answer) {
-            Ok(list) => self.save_list(user, list).await.map(Ok),
+            Ok(list) => self.save_list(user, list, kept_since).await.map(Ok),
             Err(error) => Ok(Err(RemoteError::new(format!("the list of devices: {error}")))),
         }
     }
@@ -156,14 +165,19 @@ impl Encryption {
                 if remote_devices::find_list(tx, user.as_str()).await?.is_some() {
                     return Ok(());
                 }
-                let list = RemoteList { stream_id: 0, is_stale: true };
+                let list = RemoteList { stream_id: 0, is_stale: true, kept_since: 0 };
                 remote_devices::save_list(tx, user.as_str(), list).await
             })
         });
         begun.await
     }
 
-    async fn save_list(&self, user: &UserId, fetched: FetchedList) -> Result<(), StorageError> {
+    async fn save_list(
+        &self,
+        user: &UserId,
+        fetched: FetchedList,
+        kept_since: i64,
+    ) -> Result<(), StorageError> {
         let audience = self.0.lists.audience(user).await?;
         let (encryption, user) = (self.clone(), user.to_owned());
         let saved = self.0.rooms.writer().transact(move |tx| {
@@ -171,7 +185,8 @@ impl Encryption {
                 let known = remote_devices::find_list(tx, user.as_str()).await?;
                 let told = known.map_or(0, |known| known.stream_id);
                 let is_stale = told > fetched.stream_id;
-                let list = RemoteList { stream_id: told.max(fetched.stream_id), is_stale };
+                let stream_id = told.max(fetched.stream_id);
+                let list = RemoteList { stream_id, is_stale, kept_since };
                 remote_devices::save_list(tx, user.as_str(), list).await?;
                 let devices = read_devices(&user, fetched.devices);
                 remote_devices::replace_devices(tx, user.as_str(), &devices).await?;

@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 
 use super::{
     Encryption,
+    device_news::DeviceNews,
     devices_in_use::DeviceName,
     sent_requests::{Begun, REQUESTS_KEPT, hash_request},
 };
@@ -110,12 +111,8 @@ impl Encryption {
             .0
             .devices
             .look(&name, |device| {
-                let inbox = &mut device.inbox;
-                let has_seen = inbox.first > 0 && inbox.first <= since;
-                if has_seen {
-                    inbox.first = if inbox.last > since { since + 1 } else { 0 };
-                }
-                (*inbox, has_seen)
+                let has_seen = device.inbox.note_deleted(since);
+                (device.inbox, has_seen)
             })
             .await?;
         if has_seen {
@@ -262,6 +259,7 @@ impl Encryption {
 
     pub(super) fn wake(&self, users: &[OwnedUserId]) {
         users.iter().for_each(|user| self.0.rooms.notifier().wake(user));
+        self.tell(DeviceNews::Messages(users));
     }
 }
 

@@ -103,7 +103,9 @@ impl Encryption {
             if let (true, Some(audience)) = (announce, audience) {
                 self.0.lists.announce(tx, user, &name.device, audience);
             }
-            Ok::<_, UploadKeysError>(KeyCounts::of(known))
+            let counts = KeyCounts::of(known);
+            self.0.news.announce_counts(tx, names);
+            Ok::<_, UploadKeysError>(counts)
         });
         let (counts, ticket) = changed.await?;
         if let Some(ticket) = ticket {
@@ -133,11 +135,28 @@ impl Encryption {
     /// One-time keys are signed by the identity that they belong to: with another one nobody could
     /// use them.
     async fn discard_one_time_keys(&self, name: &DeviceName) -> Result<(), StorageError> {
-        let (encryption, name) = (self.clone(), name.clone());
+        let names = std::slice::from_ref(name);
+        let changed = self.0.devices.change(names, |devices, tx| {
+            let known = devices.keys(name);
+            known.one_time.clear();
+            known.fallback.clear();
+            device_keys::push_delete_keys(tx, name.pair());
+            Ok::<_, StorageError>(())
+        });
+        if let ((), Some(ticket)) = changed.await? {
+            ticket.committed().await?;
+        }
+        Ok(())
+    }
+
+    /// Discards the one-time keys of all devices: in a database that was restored from a backup some
+    /// of them may have been handed out since. Uploads and claims under way fail.
+    pub async fn discard_all_one_time_keys(&self) -> Result<(), StorageError> {
+        let encryption = self.clone();
         let discarded = self.0.rooms.writer().transact(move |tx| {
             Box::pin(async move {
-                device_keys::delete_one_time_keys(tx, name.pair()).await?;
-                tx.after_commit(move || encryption.0.devices.forget(&name));
+                device_keys::discard_all_one_time_keys(tx).await?;
+                tx.after_commit(move || encryption.0.devices.forget_all());
                 Ok(())
             })
         });

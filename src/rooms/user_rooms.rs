@@ -134,6 +134,22 @@ impl UserRooms {
         theirs.iter().any(|nid| rooms.get(nid).is_some_and(is_joined))
     }
 
+    /// The position since when both are joined members of a room for certain, the earliest of all
+    /// rooms; None when they share none.
+    pub fn shares_room_since(&self, other: &Self) -> Option<i64> {
+        let theirs: Vec<(RoomNid, i64)> = {
+            let rooms = other.rooms.read();
+            let joined = rooms.iter().filter(|(_, place)| place.is_joined());
+            joined.map(|(nid, place)| (*nid, place.position)).collect()
+        };
+        let rooms = self.rooms.read();
+        let shared = theirs.iter().filter_map(|(nid, position)| {
+            let own = rooms.get(nid).filter(|place| place.is_joined())?;
+            Some(own.position.max(*position))
+        });
+        shared.min()
+    }
+
     /// The latest position of anything of the user's own.
     pub fn activity(&self) -> i64 {
         self.activity.load(Ordering::Acquire)

@@ -20,6 +20,8 @@ pub struct StoredRegistration {
 pub struct StreamRow {
     /// Everything up to this place in the stream was sent, or is of no interest.
     pub position: i64,
+    /// Everything up to this place that concerns devices was put into a transaction.
+    pub devices: i64,
     /// The number of the latest transaction.
     pub transaction: i64,
     /// Since when nothing gets through, milliseconds since the Unix epoch.
@@ -47,13 +49,15 @@ pub struct StreamEvent {
 static SAVE_STREAM: Statement = Statement {
     table: "appservice_streams",
     key: 1,
-    sql: "INSERT INTO appservice_streams (id, position, transaction_number, failing_since_ts)
+    sql: "INSERT INTO appservice_streams
+              (id, position, transaction_number, failing_since_ts, devices_position)
           SELECT value->>0, CAST(value->>1 AS BIGINT), CAST(value->>2 AS BIGINT),
-              CAST(value->>3 AS BIGINT)
+              CAST(value->>3 AS BIGINT), CAST(value->>4 AS BIGINT)
           FROM json_each($1) WHERE true
           ON CONFLICT (id) DO UPDATE SET position = excluded.position,
               transaction_number = excluded.transaction_number,
-              failing_since_ts = excluded.failing_since_ts",
+              failing_since_ts = excluded.failing_since_ts,
+              devices_position = excluded.devices_position",
 };
 
 static SAVE_TRANSACTION: Statement = Statement {
@@ -90,8 +94,9 @@ static WITHDRAW: Statement = Statement {
 
 /// Writes how far a service has got.
 pub fn save_stream(tx: &mut WriteTx, id: &str, row: StreamRow) {
-    let StreamRow { position, transaction, failing_since_ts } = row;
-    let cells = vec![id.into(), position.into(), transaction.into(), failing_since_ts.into()];
+    let StreamRow { position, devices, transaction, failing_since_ts } = row;
+    let numbers = [position.into(), transaction.into(), failing_since_ts.into(), devices.into()];
+    let cells = std::iter::once(id.into()).chain(numbers).collect();
     tx.push(&SAVE_STREAM, cells);
 }
 
@@ -132,9 +137,11 @@ pub async fn insert(
     if is_new {
         // What was said before is not for it, even if nobody was told of it yet. A row can be left
         // of a service of this name that was removed while it was being served.
-        let sql = "INSERT INTO appservice_streams (id, position, transaction_number)
-                   VALUES ($1, $2, $3)
+        let sql = "INSERT INTO appservice_streams
+                       (id, position, transaction_number, devices_position)
+                   VALUES ($1, $2, $3, $2)
                    ON CONFLICT (id) DO UPDATE SET position = excluded.position,
+                       devices_position = excluded.devices_position,
                        transaction_number = excluded.transaction_number,
                        failing_since_ts = NULL";
         let position = tx.position;
@@ -157,11 +164,12 @@ pub async fn delete(tx: &mut WriteTransaction<'_>, id: &str) -> Result<bool, Sto
 }
 
 pub async fn find_stream(db: &Database, id: &str) -> Result<Option<StreamRow>, StorageError> {
-    let sql = "SELECT position, transaction_number, failing_since_ts
+    let sql = "SELECT position, devices_position, transaction_number, failing_since_ts
                FROM appservice_streams WHERE id = $1";
-    let row: Option<(i64, i64, Option<i64>)> = db.fetch_optional(sql, &params![id]).await?;
-    Ok(row.map(|(position, transaction, failing_since_ts)| StreamRow {
+    let row: Option<(i64, i64, i64, Option<i64>)> = db.fetch_optional(sql, &params![id]).await?;
+    Ok(row.map(|(position, devices, transaction, failing_since_ts)| StreamRow {
         position,
+        devices,
         transaction,
         failing_since_ts,
     }))

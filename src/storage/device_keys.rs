@@ -67,7 +67,8 @@ static UPSERT_CLAIM: Statement = Statement {
     sql: "INSERT INTO one_time_key_claims (user_id, device_id, algorithm, batch, taken)
         SELECT value->>0, value->>1, value->>2, CAST(value->>3 AS BIGINT),
             CAST(value->>4 AS BIGINT)
-        FROM json_each($1) WHERE true
+        FROM json_each($1) WHERE EXISTS (SELECT 1 FROM devices
+            WHERE devices.user_id = value->>0 AND devices.device_id = value->>1)
         ON CONFLICT (user_id, device_id, algorithm, batch) DO UPDATE SET taken = excluded.taken
         WHERE excluded.taken > one_time_key_claims.taken",
 };
@@ -152,17 +153,32 @@ pub fn push_delete_batches(
     tx.push(&DELETE_CLAIMS, row);
 }
 
+static DELETE_ONE_TIME_KEYS: Statement = Statement {
+    table: "one_time_keys",
+    key: 2,
+    sql: "DELETE FROM one_time_keys WHERE (user_id, device_id) IN
+        (SELECT value->>0, value->>1 FROM json_each($1))",
+};
+
+static DELETE_ALL_CLAIMS: Statement = Statement {
+    table: "one_time_key_claims",
+    key: 2,
+    sql: "DELETE FROM one_time_key_claims WHERE (user_id, device_id) IN
+        (SELECT value->>0, value->>1 FROM json_each($1))",
+};
+
+static DELETE_FALLBACK: Statement = Statement {
+    table: "fallback_keys",
+    key: 2,
+    sql: "DELETE FROM fallback_keys WHERE (user_id, device_id) IN
+        (SELECT value->>0, value->>1 FROM json_each($1))",
+};
+
 /// Deletes one-time and fallback keys of a device: those of an earlier identity.
-pub async fn delete_one_time_keys(
-    tx: &mut WriteTransaction<'_>,
-    (user, device): (&str, &str),
-) -> Result<(), StorageError> {
-    let params = params![user, device];
-    tx.execute("DELETE FROM one_time_keys WHERE user_id = $1 AND device_id = $2", &params).await?;
-    let sql = "DELETE FROM one_time_key_claims WHERE user_id = $1 AND device_id = $2";
-    tx.execute(sql, &params).await?;
-    let sql = "DELETE FROM fallback_keys WHERE user_id = $1 AND device_id = $2";
-    tx.execute(sql, &params).await.map(drop)
+pub fn push_delete_keys(tx: &mut WriteTx, (user, device): (&str, &str)) {
+    for statement in [&DELETE_ONE_TIME_KEYS, &DELETE_ALL_CLAIMS, &DELETE_FALLBACK] {
+        tx.push(statement, vec![user.into(), device.into()]);
+    }
 }
 
 /// Deletes all keys of a device; tells whether it had identity keys.
@@ -170,9 +186,16 @@ pub async fn delete_of_device(
     tx: &mut WriteTransaction<'_>,
     (user, device): (&str, &str),
 ) -> Result<bool, StorageError> {
-    delete_one_time_keys(tx, (user, device)).await?;
+    let params = params![user, device];
+    for sql in [
+        "DELETE FROM one_time_keys WHERE user_id = $1 AND device_id = $2",
+        "DELETE FROM one_time_key_claims WHERE user_id = $1 AND device_id = $2",
+        "DELETE FROM fallback_keys WHERE user_id = $1 AND device_id = $2",
+    ] {
+        tx.execute(sql, &params).await?;
+    }
     let sql = "DELETE FROM device_keys WHERE user_id = $1 AND device_id = $2";
-    Ok(tx.execute(sql, &params![user, device]).await? > 0)
+    Ok(tx.execute(sql, &params).await? > 0)
 }
 
 /// Discards every one-time key of every device, for a database that was restored from a backup:
@@ -258,6 +281,16 @@ pub async fn list_devices(
         JOIN devices d ON d.user_id = v.value->>0";
     let users = super::json_text_rows(users.iter().copied());
     database.fetch_all(sql, &[Param::Text(users)]).await
+}
+
+/// Devices with identity keys of the accounts that a service has made.
+pub async fn list_devices_of_service(
+    database: &Database,
+    service: &str,
+) -> Result<Vec<DevicePair>, StorageError> {
+    let sql = "SELECT k.user_id, k.device_id FROM accounts a
+        JOIN device_keys k ON k.user_id = a.user_id WHERE a.appservice_id = $1";
+    database.fetch_all(sql, &params![service]).await
 }
 
 /// Those of `users` who have an account.

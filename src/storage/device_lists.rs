@@ -24,13 +24,15 @@ static UPSERT_CHANGE: Statement = Statement {
         ON CONFLICT (user_id) DO UPDATE SET position = excluded.position",
 };
 
-// Its text sorts before the one above, so that on SQLite too it finds the change before this one.
+// `previous` must have been the `stream_id` of an earlier `m.device_list_update` (server-server API): the
+// cross-signing keys have none.
 static UPSERT_DEVICE: Statement = Statement {
     table: "device_changes",
     key: 2,
     sql: "INSERT INTO device_changes (user_id, device_id, position, previous)
         SELECT value->>0, value->>1, CAST(value->>2 AS BIGINT),
-            (SELECT c.position FROM device_list_changes c WHERE c.user_id = value->>0)
+            (SELECT max(c.position) FROM device_changes c
+                WHERE c.user_id = value->>0 AND c.device_id <> '')
         FROM json_each($1) WHERE true
         ON CONFLICT (user_id, device_id)
         DO UPDATE SET position = excluded.position, previous = excluded.previous",
@@ -151,6 +153,25 @@ pub async fn list_device_changes(
         previous,
     };
     Ok(rows.into_iter().map(read).collect())
+}
+
+/// Users whose lists changed above `after` up to `upto`, with when they did, oldest first.
+pub async fn list_changed(
+    database: &Database,
+    (after, upto): (i64, i64),
+    limit: usize,
+) -> Result<Vec<(String, i64)>, StorageError> {
+    let sql = "SELECT user_id, position FROM device_list_changes
+        WHERE position > $1 AND position <= $2 ORDER BY position LIMIT $3";
+    database.fetch_all(sql, &params![after, upto, limit]).await
+}
+
+/// The `stream_id` of the latest change of a device of a user of this server; 0 when there was none.
+pub async fn find_stream_id(database: &Database, user: &str) -> Result<i64, StorageError> {
+    let sql = "SELECT coalesce(max(position), 0) FROM device_changes
+        WHERE user_id = $1 AND device_id <> ''";
+    let row: Option<(i64,)> = database.fetch_optional(sql, &params![user]).await?;
+    Ok(row.map_or(0, |(stream_id,)| stream_id))
 }
 
 /// The position of a user's latest change.

@@ -53,7 +53,8 @@ const MIGRATIONS: &[Migration] = migrations![
     "0015_encryption",
     "0016_appservices",
     "0017_administration",
-    "0019_third_party_ids"
+    "0019_third_party_ids",
+    "0023_devices"
 ];
 
 /// Applies what is missing, each migration in a transaction of its own; returns the names of

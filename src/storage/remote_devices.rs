@@ -11,29 +11,37 @@ pub struct RemoteDevice {
     pub display_name: Option<String>,
 }
 
-/// A user's list: the last change it contains, and whether later ones are missing.
+/// A user's list: the last change it contains, whether later ones are missing, and since when it is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RemoteList {
     pub stream_id: i64,
     pub is_stale: bool,
+    /// Where the stream stood when the list was asked for.
+    pub kept_since: i64,
 }
 
 pub async fn find_list(
     tx: &mut WriteTransaction<'_>,
     user: &str,
 ) -> Result<Option<RemoteList>, StorageError> {
-    let sql = "SELECT stream_id, is_stale FROM remote_device_lists WHERE user_id = $1";
-    let row: Option<(i64, i64)> = tx.fetch_optional(sql, &params![user]).await?;
-    Ok(row.map(|(stream_id, stale)| RemoteList { stream_id, is_stale: stale != 0 }))
+    let sql = "SELECT stream_id, is_stale, kept_since FROM remote_device_lists WHERE user_id = $1";
+    let row: Option<(i64, i64, i64)> = tx.fetch_optional(sql, &params![user]).await?;
+    Ok(row.map(|(stream_id, stale, kept_since)| RemoteList {
+        stream_id,
+        is_stale: stale != 0,
+        kept_since,
+    }))
 }
 
-/// Those of `users` whose lists are kept and up to date.
-pub async fn list_fresh(database: &Database, users: &[&str]) -> Result<Vec<String>, StorageError> {
-    let sql = "SELECT l.user_id FROM json_each($1) AS v
+/// Those of `users` whose lists are kept and miss no change that was told, with since when they are.
+pub async fn list_fresh(
+    database: &Database,
+    users: &[&str],
+) -> Result<Vec<(String, i64)>, StorageError> {
+    let sql = "SELECT l.user_id, l.kept_since FROM json_each($1) AS v
         JOIN remote_device_lists l ON l.user_id = v.value->>0 WHERE l.is_stale = 0";
     let users = Param::Text(json_text_rows(users.iter().copied()));
-    let rows: Vec<(String,)> = database.fetch_all(sql, &[users]).await?;
-    Ok(rows.into_iter().map(|(user,)| user).collect())
+    database.fetch_all(sql, &[users]).await
 }
 
 /// Users whose lists have to be fetched again.
@@ -49,10 +57,12 @@ pub async fn save_list(
     user: &str,
     list: RemoteList,
 ) -> Result<(), StorageError> {
-    let sql = "INSERT INTO remote_device_lists (user_id, stream_id, is_stale)
-        VALUES ($1, $2, $3) ON CONFLICT (user_id)
-        DO UPDATE SET stream_id = excluded.stream_id, is_stale = excluded.is_stale";
-    tx.execute(sql, &params![user, list.stream_id, list.is_stale]).await.map(drop)
+    let sql = "INSERT INTO remote_device_lists (user_id, stream_id, is_stale, kept_since)
+        VALUES ($1, $2, $3, $4) ON CONFLICT (user_id)
+        DO UPDATE SET stream_id = excluded.stream_id, is_stale = excluded.is_stale,
+            kept_since = excluded.kept_since";
+    let params = params![user, list.stream_id, list.is_stale, list.kept_since];
+    tx.execute(sql, &params).await.map(drop)
 }
 
 /// Stops keeping a user's list.

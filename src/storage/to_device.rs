@@ -85,6 +85,50 @@ pub async fn list(
     database.fetch_all(sql, &params![user, device, since, upto, limit]).await
 }
 
+/// A message with the device for which it waits.
+#[derive(Clone, Debug)]
+pub struct WaitingRow {
+    pub user_id: String,
+    pub device_id: String,
+    pub position: i64,
+    pub message: String,
+}
+
+/// Messages for all devices of some users above `since` up to `upto`, oldest first.
+pub async fn list_of_users(
+    database: &Database,
+    users: &[&str],
+    (since, upto): (i64, i64),
+    limit: usize,
+) -> Result<Vec<WaitingRow>, StorageError> {
+    let rows: Vec<(String, String, i64, String)> = database
+        .fetch_all(
+            "SELECT m.user_id, m.device_id, m.position, m.message FROM json_each($1) AS v
+            JOIN to_device_messages m ON m.user_id = v.value->>0
+            WHERE m.position > $2 AND m.position <= $3
+            ORDER BY m.position, m.user_id, m.device_id LIMIT $4",
+            &params![super::json_text_rows(users.iter().copied()), since, upto, limit],
+        )
+        .await?;
+    let read = |(user_id, device_id, position, message)| WaitingRow {
+        user_id,
+        device_id,
+        position,
+        message,
+    };
+    Ok(rows.into_iter().map(read).collect())
+}
+
+/// Users for whose devices messages wait above a position.
+pub async fn list_waiting_users(
+    database: &Database,
+    after: i64,
+) -> Result<Vec<String>, StorageError> {
+    let sql = "SELECT DISTINCT user_id FROM to_device_messages WHERE position > $1";
+    let rows: Vec<(String,)> = database.fetch_all(sql, &params![after]).await?;
+    Ok(rows.into_iter().map(|(user,)| user).collect())
+}
+
 /// Deletes everything that waits for a device, and what it has sent.
 pub async fn delete_of_device(
     tx: &mut WriteTransaction<'_>,

@@ -300,4 +300,28 @@ both_databases! {
         assert_eq!(claim(bob, &second).await, None);
         server.stop().await;
     }
+
+    async fn discarded_keys_are_handed_out_no_more(backend: Backend) {
+        let server = Server::start(backend).await;
+        let users = register(&server, ["alice", "bob"]).await;
+        let [alice, bob] = users.as_slice() else { panic!() };
+        let device = Device::new(alice, 1);
+        device.upload(5).await;
+        assert_eq!(claim(bob, alice).await, Some(key_ids(0..1).remove(0)));
+        server.app.encryption.discard_all_one_time_keys().await.unwrap();
+        assert_eq!(claim(bob, alice).await, None);
+        let state = sync(alice, None).await;
+        assert_eq!(state["device_one_time_keys_count"]["signed_curve25519"], 0);
+        let body = json!({ "one_time_keys": device.one_time_keys(5..7) });
+        alice.post(UPLOAD, &body).await.ok();
+        server.kill().await;
+        let server = Server::start(backend).await;
+        let (alice, bob) = (server.reconnect(alice), server.reconnect(bob));
+        let mut claimed = Vec::new();
+        while let Some(key) = claim(&bob, &alice).await {
+            claimed.push(key);
+        }
+        assert_eq!(claimed, key_ids(5..7));
+        server.stop().await;
+    }
 }

@@ -1,6 +1,7 @@
 //! Backups of room keys (Client-Server API, "Server-side key backups").
 
 use futures_util::future::join_all;
+use hearth::storage::Param;
 use serde_json::{Value, json};
 
 use crate::{
@@ -161,6 +162,29 @@ both_databases! {
         let sessions: usize = sessions.map(|room| room["sessions"].as_object().unwrap().len()).sum();
         assert_eq!(current["count"], sessions);
         assert_eq!(sessions, 20);
+        server.stop().await;
+    }
+
+    async fn backups_go_with_the_account(backend: Backend) {
+        let server = Server::start(backend).await;
+        let clients = register(&server, ["alice", "bob"]).await;
+        for client in &clients {
+            let version = create(client).await;
+            let body = json!({ "rooms": { "!r:h": { "sessions": { "s": key(true, 0, 0, "x") } } } });
+            client.put(&format!("{KEYS}?version={version}"), &body).await.ok();
+        }
+        let path = "/_matrix/client/v3/account/deactivate";
+        clients[0].post_with_password(path, &json!({})).await.ok();
+        for (client, kept) in [(&clients[0], 0), (&clients[1], 1)] {
+            for sql in [
+                "SELECT count(*) FROM key_backups WHERE user_id = $1",
+                "SELECT count(*) FROM backed_up_keys WHERE user_id = $1",
+            ] {
+                let user = [Param::Text(client.user_id.clone())];
+                let rows: Vec<(i64,)> = server.app.database.fetch_all(sql, &user).await.unwrap();
+                assert_eq!(rows, [(kept,)], "{sql}");
+            }
+        }
         server.stop().await;
     }
 }

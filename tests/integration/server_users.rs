@@ -96,6 +96,15 @@ async fn account_is_made_with_and_without_a_running_server() {
     assert_eq!(house.user(&["list"]).unwrap(), expected);
 }
 
+#[tokio::test]
+async fn restored_database_is_made_safe_with_and_without_a_running_server() {
+    let house = House::new();
+    let process = house.serve().await;
+    assert!(house.run(&["after-restore"]).unwrap().contains("discarded"));
+    process.stop().await;
+    assert!(house.run(&["after-restore"]).unwrap().contains("discarded"));
+}
+
 async fn is_valid(process: &Process, token: &str) -> bool {
     let path = "/_matrix/client/v1/register/m.login.registration_token/validity";
     let head = format!("GET {path}?token={token} HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n");
