@@ -130,8 +130,13 @@ impl Encryption {
                     if list.is_none() {
                         return Ok(());
                     }
+                    // Servers tell by the specified name and by an older one.
+                    let before = cross_signing::list_of_user(tx, user.as_str()).await?;
                     let keys = (update.master_key, update.self_signing_key);
                     save_cross_signing_keys(tx, user, keys).await?;
+                    if cross_signing::list_of_user(tx, user.as_str()).await? == before {
+                        return Ok(());
+                    }
                     let position = tx.next_position();
                     device_lists::note_list_change(tx, user.as_str(), position).await?;
                     encryption.0.lists.announce_in(tx, user, position, audience);

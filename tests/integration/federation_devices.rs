@@ -67,7 +67,7 @@ two_servers! {
         assert_eq!(found["master_keys"][&bob.user_id]["keys"], keys.master_key()["keys"]);
         phone.post(&format!("{V3}/logout"), &json!({})).await.ok();
         await_change(alice, &since, bob).await;
-        assert_eq!(devices_of(alice, bob).await, ids(&[bob]));
+        assert_eq!(devices_of(alice, bob).await, ids(&[bob]), "nothing else has changed");
         for server in pair.servers {
             server.stop().await;
         }
