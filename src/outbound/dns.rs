@@ -14,9 +14,10 @@ use tokio::sync::OnceCell;
 const CACHE_ENTRIES_MAX: u64 = 8192;
 /// However long a name's owner says, it is asked for again after this.
 const POSITIVE_TTL_MAX: Duration = Duration::from_secs(60 * 60);
-/// How long "there is no such name" is believed at least and at most.
-const NEGATIVE_TTL_MIN: Duration = Duration::from_secs(30);
-const NEGATIVE_TTL_MAX: Duration = Duration::from_secs(10 * 60);
+/// How long "there is no such name" is believed at least and at most: servers that come back within
+/// seconds, as containers do, are not to be missed for minutes.
+const NEGATIVE_TTL_MIN: Duration = Duration::from_secs(2);
+const NEGATIVE_TTL_MAX: Duration = Duration::from_secs(10);
 
 /// Why a name gave no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -30,7 +30,7 @@ pub async fn list_of_user(
     tx: &mut WriteTransaction<'_>,
     user: &str,
 ) -> Result<Vec<(String, String)>, StorageError> {
-    let sql = "SELECT usage, key FROM cross_signing_keys WHERE user_id = $1";
+    let sql = "SELECT usage, key FROM cross_signing_keys WHERE user_id = $1 ORDER BY usage";
     tx.fetch_all(sql, &params![user]).await
 }
 
