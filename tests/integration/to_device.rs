@@ -180,9 +180,9 @@ both_databases! {
             "one_time_keys": device.one_time_keys(0..1),
             "fallback_keys": { "signed_curve25519:F": device.sign(json!({ "key": "f", "fallback": true })) },
         });
-        let mut unsigned = body.clone();
-        unsigned["device_keys"]["algorithms"] = json!([]);
-        alice.put(DEHYDRATED, &unsigned).await.error(400, "M_INVALID_PARAM");
+        let mut strange = body.clone();
+        strange["device_keys"]["user_id"] = bob.user_id.clone().into();
+        alice.put(DEHYDRATED, &strange).await.error(400, "M_INVALID_PARAM");
         assert_eq!(alice.put(DEHYDRATED, &body).await.ok(), json!({ "device_id": "ASLEEP" }));
         let stored = alice.get(DEHYDRATED).await.ok();
         assert_eq!(stored, json!({ "device_id": "ASLEEP", "device_data": data }));
