@@ -8,6 +8,8 @@
 
 mod listener;
 mod process;
+mod soak;
+mod soak_device;
 mod writer;
 
 use std::time::Duration;
@@ -97,8 +99,11 @@ fn nothing_acknowledged_is_lost_on_sqlite() {
 
 #[test]
 fn nothing_acknowledged_is_lost_on_postgres() {
-    let url = std::env::var("HEARTH_TEST_POSTGRES").expect(
+    run(Some(postgres()));
+}
+
+fn postgres() -> String {
+    std::env::var("HEARTH_TEST_POSTGRES").expect(
         "HEARTH_TEST_POSTGRES names the PostgreSQL of the tests; tests/run starts one and sets it",
-    );
-    run(Some(url));
+    )
 }
