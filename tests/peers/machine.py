@@ -95,8 +95,20 @@ def need_headers_for_psycopg2():
     need_command("pg_config", "libpq-dev")
     if not pathlib.Path("/usr/include/postgresql/libpq-fe.h").exists():
         install_packages("libpq-dev")
+    need_headers_for_python()
+
+
+def need_headers_for_python():
     if not (pathlib.Path(sysconfig.get_paths()["include"]) / "Python.h").exists():
         install_packages("python3-dev")
+
+
+def need_libolm():
+    """python-olm comes as source: it needs a compiler and the headers of libolm and Python."""
+    need_command("cc", "gcc")
+    if not pathlib.Path("/usr/include/olm/olm.h").exists():
+        install_packages("libolm-dev")
+    need_headers_for_python()
 
 
 def need_node_modules(directory):
