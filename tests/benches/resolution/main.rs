@@ -1,6 +1,6 @@
 //! How long resolving a fork takes, against `ruma-state-res` on the same rooms in the same run.
 //!
-//! `HEARTH_BENCH_ROOMS` names a directory into which the rooms are written instead, for `synapse.py`.
+//! `HEARTH_BENCH_ROOMS` names a directory into which the rooms are written instead, for `time_synapse.py`.
 //! `table` beside this file runs both and prints what stands in docs/PERFORMANCE.md.
 
 #![expect(clippy::unwrap_used, reason = "a benchmark may fail by panicking")]

@@ -10,6 +10,7 @@ import pathlib
 import sys
 import time
 
+import synapse.event_auth  # noqa: F401  (before synapse.state, with which it imports in a circle)
 from synapse.api.room_versions import KNOWN_ROOM_VERSIONS
 from synapse.events import make_event_from_json
 from synapse.state import v2
