@@ -266,6 +266,7 @@ fn wire_federation(
     let section = &config.federation;
     let settings = FederationSettings {
         enabled: section.enabled,
+        partial_state_joins: section.partial_state_joins,
         key_servers: section.key_servers.clone(),
         old_keys: Vec::new(),
     };

@@ -12,6 +12,9 @@ use super::{network::AddressRange, problems::Problems};
 pub struct FederationConfig {
     /// Whether this server talks with other servers at all; without it no listener carries their API.
     pub enabled: bool,
+    /// Whether large rooms are entered without waiting for the list of their members: the room can be
+    /// used at once, the members follow in the background.
+    pub partial_state_joins: bool,
     /// For test networks: other servers may have any address, `blocked_networks` notwithstanding.
     pub allow_private_networks: bool,
     /// Addresses that this server never connects to on behalf of others, whatever name they have.
@@ -54,6 +57,7 @@ impl Default for FederationConfig {
         let networks = NETWORKS_NOT_PUBLIC.iter();
         Self {
             enabled: true,
+            partial_state_joins: true,
             allow_private_networks: false,
             blocked_networks: networks
                 .map(|text| text.parse().expect("the networks above are well-formed"))

@@ -262,11 +262,13 @@ impl Encryption {
                 changes.entry(key).or_insert(event);
             }
         }
+        // Whose members came after the viewer is as good as new.
+        let came_later = (since + 1..=upto).contains(&room.completed_position());
         let was_joined = match own.and_then(|own| changes.get(&own)) {
             Some(&first) => self.was_joined_before(room, first).await?,
             None => place.is_joined() && place.position <= since,
         };
-        match (was_joined, place.is_joined()) {
+        match (was_joined && !came_later, place.is_joined()) {
             (false, false) => Ok((Vec::new(), Vec::new())),
             (false, true) => Ok((self.list_members(room).await?, Vec::new())),
             (true, false) => {

@@ -11,7 +11,7 @@ use super::Federation;
 use crate::{
     encryption::EduError,
     ephemeral::{NewReceipt, PresenceState, ReceiptKind, RemotePresence},
-    protocol::{membership::Membership, server_acl::is_server_allowed},
+    protocol::server_acl::is_server_allowed,
     rooms::Room,
     storage::{StorageError, WriteTx},
 };
@@ -188,8 +188,7 @@ impl Federation {
             let Some(state) = PresenceState::parse(&update.presence) else { continue };
             let user = &update.user_id;
             // Whom nobody here knows is nobody's business here.
-            let is_known = user.server_name() == origin
-                && !self.rooms().rooms_of(user).await?.list_joined().is_empty();
+            let is_known = user.server_name() == origin && self.is_known(user).await?;
             if !is_known {
                 continue;
             }
@@ -205,6 +204,18 @@ impl Federation {
         Ok(())
     }
 
+    /// Whether the user is in a room with somebody here, or may be in one whose members are missing.
+    async fn is_known(&self, user: &UserId) -> Result<bool, StorageError> {
+        if !self.rooms().rooms_of(user).await?.list_joined().is_empty() {
+            return Ok(true);
+        }
+        let partial = self.rooms().list_partial().await?;
+        let is_there = |room: &Arc<Room>| {
+            room.head().partial().is_some_and(|partial| partial.has_server(user.server_name()))
+        };
+        Ok(partial.iter().any(is_there))
+    }
+
     /// Whether the server is allowed in the room and the user one of its users there.
     async fn may_speak(
         &self,
@@ -217,6 +228,6 @@ impl Federation {
         if user.server_name() != origin || !is_server_allowed(acl, origin) {
             return Ok(false);
         }
-        Ok(self.rooms().membership_of(room, user).await? == Membership::Join)
+        self.rooms().may_be_joined(room, user).await
     }
 }

@@ -15,6 +15,8 @@ pub enum HandshakeError {
     // On the resident's side.
     #[error("this server is not in the room")]
     UnknownRoom,
+    #[error("this server does not know all members of the room yet")]
+    RoomNotWhole,
     #[error("your server is not allowed to take part in the room")]
     ServerDenied,
     #[error("the user is not one of your server")]

@@ -5,13 +5,14 @@ use std::{sync::Arc, time::Duration};
 
 use ruma::{OwnedServerName, OwnedUserId, RoomId, ServerName};
 use serde::Deserialize;
-use serde_json::{Map, Value, value::RawValue};
+use serde_json::{Map, Value};
 
 use super::{
     Federation, HandshakeError,
+    event_stream::{StreamError, StreamedAnswer},
     peers::{PeerError, PeerRequest, path},
     resident_invite::{strip, strip_value},
-    verify::{keep_verified, to_texts, verify_event},
+    verify::verify_event,
 };
 use crate::{
     protocol::{
@@ -20,7 +21,7 @@ use crate::{
         membership::Membership,
         room_version::{RoomRules, RoomVersion},
     },
-    rooms::{JoinedRoom, MEMBER, OutlierMember, Room},
+    rooms::{JoinedRoom, MEMBER, OutlierMember, ReceiveError, Room, Verdict},
 };
 
 /// Servers that are tried one after another.
@@ -48,13 +49,22 @@ pub(super) struct TemplateAnswer {
     event: Map<String, Value>,
 }
 
-#[derive(Deserialize)]
+/// The arrays of an answer of `send_join`.
+const JOIN_ARRAYS: [&str; 2] = ["auth_chain", "state"];
+
+/// An answer of `send_join`, its events verified.
 struct JoinAnswer {
-    auth_chain: Vec<Box<RawValue>>,
-    state: Vec<Box<RawValue>>,
-    event: Option<Box<RawValue>>,
+    auth_chain: Vec<Arc<Event>>,
+    state: Vec<Arc<Event>>,
+    rest: JoinRest,
+}
+
+#[derive(Deserialize)]
+struct JoinRest {
+    event: Option<Value>,
     #[serde(default)]
     members_omitted: bool,
+    servers_in_room: Option<Vec<String>>,
 }
 
 #[derive(Deserialize)]
@@ -127,17 +137,22 @@ impl Federation {
     async fn join_through(&self, server: &ServerName, entry: &RemoteEntry) -> Result<Arc<Room>> {
         let filled = self.fill_template(server, entry, Membership::Join).await?;
         let rules = filled.version.rules();
-        let answer = self.send_join(server, &filled.event).await?;
-        if answer.members_omitted {
+        // A room that this server is in needs no more than the event.
+        let known = self.find_own_room(&entry.room_id).await?;
+        let omit_members = self.0.settings.partial_state_joins || known.is_some();
+        let answer = self.send_join(server, (&filled.event, rules), omit_members).await?;
+        if answer.rest.members_omitted && !omit_members {
             return Err(bad_answer(server, "members are omitted, which was not asked for"));
         }
-        let join = self.read_join(server, rules, answer.event, filled.event).await?;
-        let keep = |events| keep_verified(self.keys(), rules, &entry.room_id, to_texts(events));
-        let state = keep(answer.state).await?;
-        let auth_chain = keep(answer.auth_chain).await?;
+        let servers = read_servers(server, &answer.rest)?;
+        let join = self.read_join(server, rules, answer.rest.event, filled.event).await?;
+        if let Some(room) = known {
+            return self.receive_join(server, room, join).await;
+        }
+        let JoinAnswer { state, auth_chain, .. } = answer;
         tracing::info!(
             room.id = %entry.room_id, server.name = %server, state = state.len(),
-            auth_chain = auth_chain.len(), "a room arrived"
+            auth_chain = auth_chain.len(), is_partial = servers.is_some(), "a room arrived"
         );
         let joined = JoinedRoom {
             room_id: entry.room_id.clone(),
@@ -146,26 +161,73 @@ impl Federation {
             join,
             state,
             auth_chain,
+            servers,
         };
-        Ok(self.rooms().import_joined_room(joined).await?)
+        let room = self.rooms().import_joined_room(joined).await?;
+        self.complete_later(&room);
+        Ok(room)
     }
 
-    async fn send_join(&self, server: &ServerName, event: &Event) -> Result<JoinAnswer> {
+    /// Takes a join of a user of ours into a room that this server is in already, where nobody here
+    /// could let the user in or knows enough to.
+    async fn receive_join(
+        &self,
+        server: &ServerName,
+        room: Arc<Room>,
+        join: Arc<Event>,
+    ) -> Result<Arc<Room>> {
+        match self.rooms().receive(server, &room, join).await? {
+            Verdict::Accepted | Verdict::Known => Ok(room),
+            verdict => Err(ReceiveError::NotTaken(verdict).into()),
+        }
+    }
+
+    async fn send_join(
+        &self,
+        server: &ServerName,
+        (event, rules): (&Event, &'static RoomRules),
+        omit_members: bool,
+    ) -> Result<JoinAnswer> {
         let segments = [event.room_id().as_str(), event.event_id().as_str()];
         let body = Value::Object(event.to_object());
-        let put = |prefix: &str| {
-            PeerRequest::put(path(prefix, segments, &[]), &body)
+        let put = |prefix: &str, query: &[(&str, &str)]| {
+            PeerRequest::put(path(prefix, segments, query), &body)
                 .limited(JOIN_TIMEOUT, JOIN_BYTES_MAX)
         };
-        let v2 = put("/_matrix/federation/v2/send_join");
-        match self.peers().ask::<JoinAnswer>(server, v2).await {
-            Err(error) if error.is_unrecognized() => {
-                let v1 = put("/_matrix/federation/v1/send_join");
-                let (_, answer): (u16, JoinAnswer) = self.peers().ask(server, v1).await?;
-                Ok(answer)
+        let query: &[_] = if omit_members { &[("omit_members", "true")] } else { &[] };
+        let v2 = put("/_matrix/federation/v2/send_join", query);
+        match self.stream_join(server, (event.room_id(), rules), v2).await {
+            Err(HandshakeError::Peer(error)) if error.is_unrecognized() => {
+                let v1 = put("/_matrix/federation/v1/send_join", &[]);
+                self.stream_join(server, (event.room_id(), rules), v1).await
             }
-            answer => Ok(answer?),
+            answer => answer,
         }
+    }
+
+    /// Reads an answer of `send_join` as it comes: its events are verified while the rest is under way.
+    async fn stream_join(
+        &self,
+        server: &ServerName,
+        (room_id, rules): (&RoomId, &'static RoomRules),
+        request: PeerRequest,
+    ) -> Result<JoinAnswer> {
+        let mut lists = [Vec::new(), Vec::new()];
+        let streamed = StreamedAnswer { server, room_id, rules, arrays: &JOIN_ARRAYS };
+        let take = |array: usize, mut events: Vec<Arc<Event>>| {
+            lists[array].append(&mut events);
+            async { Ok(()) }
+        };
+        let rest = self.peers().ask_for_events(self.keys(), streamed, request, take).await;
+        let rest = rest.map_err(|error| match error {
+            StreamError::Peer(error) => error.into(),
+            StreamError::Storage(error) => error.into(),
+            error => bad_answer(server, &error.to_string()),
+        })?;
+        let rest: JoinRest = serde_json::from_value(Value::Object(rest))
+            .map_err(|error| bad_answer(server, &error.to_string()))?;
+        let [auth_chain, state] = lists;
+        Ok(JoinAnswer { auth_chain, state, rest })
     }
 
     /// The join with the resident's signature, if it sent that and it is the same event.
@@ -173,11 +235,11 @@ impl Federation {
         &self,
         server: &ServerName,
         rules: &'static RoomRules,
-        returned: Option<Box<RawValue>>,
+        returned: Option<Value>,
         sent: Event,
     ) -> Result<Arc<Event>> {
         let Some(returned) = returned else { return Ok(Arc::new(sent)) };
-        let event = verify_event(self.keys(), rules, returned.get()).await?;
+        let event = verify_event(self.keys(), rules, &returned.to_string()).await?;
         match event {
             Ok(event) if event.event_id() == sent.event_id() => Ok(event),
             Ok(_) => Err(bad_answer(server, "the join that it returned is another event")),
@@ -268,6 +330,18 @@ fn check_template(
         true => Ok(()),
         false => Err(bad_answer(server, "the template is for something else")),
     }
+}
+
+/// "Required if `members_omitted` is true."
+fn read_servers(server: &ServerName, rest: &JoinRest) -> Result<Option<Vec<OwnedServerName>>> {
+    if !rest.members_omitted {
+        return Ok(None);
+    }
+    let Some(names) = &rest.servers_in_room else {
+        return Err(bad_answer(server, "it does not say which servers are in the room"));
+    };
+    let names = names.iter().filter_map(|name| OwnedServerName::try_from(name.as_str()).ok());
+    Ok(Some(names.collect()))
 }
 
 pub(super) fn bad_answer(server: &ServerName, reason: &str) -> HandshakeError {

@@ -3,11 +3,17 @@
 //! judging events (`rooms`).
 
 mod authenticate;
+mod by_time;
+mod completing;
 mod destination;
 mod device_keys;
 mod edu_queue;
 mod edus;
+mod event_arrays;
+mod event_stream;
+mod events_answer;
 mod handshake_error;
+mod hierarchy;
 mod identity_servers;
 mod invite;
 mod joining;
@@ -38,7 +44,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use self::{
     authenticate::{ArrivedRequest, AuthenticateError},
     edu_queue::OutgoingReceipt,
+    events_answer::EventsAnswer,
     handshake_error::HandshakeError,
+    hierarchy::RemoteSpace,
     identity_servers::{
         IdentityAccess, IdentityError, IdentityServers, InviteKey, StoredInvite, WaitingInvite,
     },
@@ -51,11 +59,13 @@ pub use self::{
     receive::{Transaction, TransactionError},
     resident::{SupportedVersions, Template},
     resident_invite::ArrivedInvite,
-    room_answer::JoinAnswer,
     server_keys::ServerKeys,
     third_party_invites::{BOUND_INVITES_MAX, BoundInvite, THIRD_PARTY_INVITE},
 };
-use self::{device_keys::PeerKeys, receive::OriginLocks, source::PeerSource};
+use self::{
+    completing::Completions, device_keys::PeerKeys, hierarchy::RemoteSpaces, receive::OriginLocks,
+    source::PeerSource,
+};
 use crate::{
     accounts::Accounts,
     clock::Clock,
@@ -72,6 +82,8 @@ use crate::{
 pub struct FederationSettings {
     /// Whether other servers are talked with at all.
     pub enabled: bool,
+    /// Whether large rooms are entered without their members, which follow in the background (MSC3902).
+    pub partial_state_joins: bool,
     /// Servers that are asked for keys of others.
     pub key_servers: Vec<OwnedServerName>,
     /// Keys with which this server signs no more.
@@ -92,6 +104,8 @@ struct Inner {
     keys: ServerKeys,
     outbox: Outbox,
     origin_locks: OriginLocks,
+    completions: Completions,
+    remote_spaces: RemoteSpaces,
 }
 
 impl Federation {
@@ -132,6 +146,8 @@ impl Federation {
             keys,
             outbox,
             origin_locks,
+            completions: Completions::default(),
+            remote_spaces: RemoteSpaces::default(),
         };
         Self(Arc::new(inner))
     }
@@ -147,6 +163,7 @@ impl Federation {
         tasks.spawn(outbox.clone().run_keeping());
         tasks.spawn(outbox.clone().run_device_watch(self.0.encryption.clone()));
         tasks.spawn(self.clone().run_expiry());
+        self.complete_all().await?;
         let listening = outbox.clone();
         let (spawner, handle) = (tasks.clone(), tokio::runtime::Handle::current());
         self.ephemeral().presence.set_listener(Arc::new(move |user| {

@@ -192,10 +192,7 @@ impl Federation {
         origin: &ServerName,
         room: &Arc<Room>,
     ) -> Result<Option<String>, StorageError> {
-        let own_name = self.rooms().server_name();
-        if !self.rooms().is_server_in_room(room, own_name).await? {
-            return Ok(Some("This server is not in the room.".to_owned()));
-        }
+        // In a room that this server is not in, an invitation of its users may still be taken back.
         let head = room.head();
         let acl = head.find_pinned("m.room.server_acl").map(|stored| &*stored.event);
         let is_allowed = is_server_allowed(acl, origin);

@@ -6,7 +6,10 @@ use std::sync::Arc;
 use ruma::{EventId, OwnedUserId, RoomId, ServerName, UserId};
 use serde_json::{Map, Value, json};
 
-use super::{Federation, HandshakeError, room_answer::JoinAnswer, verify::verify_event};
+use super::{
+    Federation, HandshakeError, events_answer::EventsAnswer, room_answer::answer_join,
+    verify::verify_event,
+};
 use crate::{
     protocol::{
         event::Event,
@@ -51,7 +54,7 @@ impl Federation {
         (room_id, user): (&RoomId, &UserId),
         versions: &SupportedVersions,
     ) -> Result<Template> {
-        let room = self.find_open_room(origin, room_id).await?;
+        let room = self.find_whole_room(origin, room_id).await?;
         check_user(origin, user)?;
         versions.check(room.rules.version)?;
         let mut content = json!({ "membership": "join" });
@@ -79,7 +82,7 @@ impl Federation {
         (room_id, user): (&RoomId, &UserId),
         versions: &SupportedVersions,
     ) -> Result<Template> {
-        let room = self.find_open_room(origin, room_id).await?;
+        let room = self.find_whole_room(origin, room_id).await?;
         check_user(origin, user)?;
         versions.check(room.rules.version)?;
         self.make_template(&room, user, json!({ "membership": "knock" })).await
@@ -93,15 +96,15 @@ impl Federation {
         (room_id, event_id): (&RoomId, &EventId),
         json: &str,
         omit_members: bool,
-    ) -> Result<JoinAnswer> {
-        let room = self.find_open_room(origin, room_id).await?;
+    ) -> Result<EventsAnswer> {
+        let room = self.find_whole_room(origin, room_id).await?;
         let named = Event::parse(json, room.rules)?;
         check_event(origin, &named, event_id, Membership::Join)?;
         let signed = self.vouch(&room, named).await?;
         let event = verify_event(self.keys(), room.rules, signed.json()).await??;
         let taken = self.rooms().take_signed(origin, &room, event).await?;
         self.pass_on(&room, &taken, origin).await?;
-        JoinAnswer::load(self.rooms(), &room, taken, omit_members).await
+        answer_join(self.rooms(), &room, taken, omit_members).await
     }
 
     /// `PUT /send_leave/{roomId}/{eventId}`
@@ -136,6 +139,16 @@ impl Federation {
         }
     }
 
+    /// As [`Federation::find_open_room`], if its state is whole: who enters a room must get all of it, and
+    /// bans must be known.
+    async fn find_whole_room(&self, origin: &ServerName, room_id: &RoomId) -> Result<Arc<Room>> {
+        let room = self.find_open_room(origin, room_id).await?;
+        match room.head().partial() {
+            None => Ok(room),
+            Some(_) => Err(HandshakeError::RoomNotWhole),
+        }
+    }
+
     async fn take_member(
         &self,
         origin: &ServerName,
@@ -143,7 +156,10 @@ impl Federation {
         json: &str,
         membership: Membership,
     ) -> Result<(Arc<Room>, Taken)> {
-        let room = self.find_open_room(origin, room_id).await?;
+        let room = match membership {
+            Membership::Leave => self.find_open_room(origin, room_id).await?,
+            _ => self.find_whole_room(origin, room_id).await?,
+        };
         check_event(origin, &Event::parse(json, room.rules)?, event_id, membership)?;
         let event = verify_event(self.keys(), room.rules, json).await??;
         let taken = self.rooms().take_signed(origin, &room, event).await?;

@@ -1,20 +1,22 @@
-//! The answer of `send_join`: the room's state before the join with its authorisation chain, as
-//! JSON, and the state that is shown to who is invited or knocks.
+//! The answer of `send_join`: the room's state before the join with its authorisation chain, and the
+//! state that is shown to who is invited or knocks.
 
 use std::{collections::HashSet, sync::Arc};
 
-use ruma::{OwnedEventId, UserId};
-use serde_json::{Map, Value};
+use ruma::{OwnedServerName, UserId};
+use serde_json::Value;
 
-use super::{Federation, HandshakeError};
+use super::{Federation, HandshakeError, events_answer::EventsAnswer};
 use crate::{
-    protocol::event::Event,
-    rooms::{MEMBER, Room, Rooms, StoredEvent, Taken},
+    protocol::{event::Event, membership::Membership},
+    rooms::{Room, Rooms, StoredEvent, Taken},
     storage::EventNid,
 };
 
 /// Members whose events go along when members are omitted and the room has no name ("m.heroes").
 const HEROES_MAX: usize = 5;
+/// Members looked at to find them.
+const HERO_CANDIDATES_MAX: usize = 64;
 /// State that is shown to who is not in the room yet ("Stripped state", recommended types).
 const SHOWN_KINDS: [&str; 8] = [
     "m.room.create",
@@ -28,86 +30,78 @@ const SHOWN_KINDS: [&str; 8] = [
 ];
 
 /// A room as a new resident gets it.
-pub struct JoinAnswer {
-    event: Arc<Event>,
-    state: Vec<Arc<StoredEvent>>,
-    auth_chain: Vec<Arc<StoredEvent>>,
+struct JoinAnswer {
+    state: Vec<EventNid>,
+    auth_chain: Vec<EventNid>,
     /// The servers in the room, when members were omitted.
-    partial: Option<Vec<ruma::OwnedServerName>>,
-    origin: String,
+    partial: Option<Vec<OwnedServerName>>,
 }
 
 impl JoinAnswer {
-    pub(super) async fn load(
+    async fn load(
         rooms: &Rooms,
         room: &Arc<Room>,
-        taken: Taken,
+        taken: &Taken,
         omit_members: bool,
     ) -> Result<Self, HandshakeError> {
-        let mut state = Vec::new();
-        for chunk in 0.. {
-            let events = rooms.load_state_events(room, &taken.state_before, chunk).await?;
-            if events.is_empty() {
-                break;
-            }
-            state.extend(events);
-        }
-        let own_name = rooms.server_name();
+        let before = &taken.state_before;
+        let mut state: Vec<EventNid> = before.iter().map(|(_, nid)| nid).collect();
         let mut partial = None;
         if omit_members {
-            let servers = rooms.servers_in_room(room).await?;
-            let joiner = taken.event.sender().server_name();
-            let others = servers.iter().filter(|server| *server != joiner || *server == own_name);
-            partial = Some(others.cloned().collect());
-            omit_all_but_heroes(&mut state, taken.event.sender());
+            partial = Some(list_servers_before(rooms, room, taken).await?);
+            state = before.iter().filter(|(key, _)| !key.is_membership()).map(|(_, n)| n).collect();
+            state.extend(list_kept_members(rooms, room, taken).await?);
         }
-        let mut roots: Vec<OwnedEventId> =
-            taken.event.auth_events().map(ToOwned::to_owned).collect();
-        roots.extend(state.iter().map(|event| event.event.event_id().to_owned()));
-        let mut auth_chain = rooms.auth_chain(room, &roots).await?;
+        let mut roots = state.clone();
+        let named: Vec<_> = taken.event.auth_events().collect();
+        let mut named_nids = Vec::with_capacity(named.len());
+        for id in named {
+            named_nids.extend(rooms.find_any_event(room, id).await?.map(|event| event.nid));
+        }
+        roots.extend(&named_nids);
+        let mut auth_chain = rooms.list_auth_chain(room, &roots).await?;
         // The chain of the join holds what the join names, too.
-        let named: Vec<EventNid> = auth_chain.iter().map(|event| event.nid).collect();
-        let mut present: HashSet<EventNid> = named.into_iter().collect();
-        for id in taken.event.auth_events() {
-            if let Some(event) = rooms.find_any_event(room, id).await?
-                && present.insert(event.nid)
-            {
-                auth_chain.push(event);
-            }
-        }
+        let present: HashSet<EventNid> = auth_chain.iter().copied().collect();
+        auth_chain.extend(named_nids.into_iter().filter(|nid| !present.contains(nid)));
         if omit_members {
             // "Any events that are returned in `state` may be omitted from `auth_chain`."
-            let in_state: HashSet<EventNid> = state.iter().map(|event| event.nid).collect();
-            auth_chain.retain(|event| !in_state.contains(&event.nid));
+            let in_state: HashSet<EventNid> = state.iter().copied().collect();
+            auth_chain.retain(|nid| !in_state.contains(nid));
         }
-        let origin = own_name.to_string();
-        Ok(Self { event: taken.event, state, auth_chain, partial, origin })
+        Ok(Self { state, auth_chain, partial })
     }
 
-    /// The JSON of the answer. Events are written as they lie in memory.
-    pub fn write(&self) -> String {
-        let size = |events: &[Arc<StoredEvent>]| -> usize {
-            events.iter().map(|event| event.event.json().len() + 1).sum()
-        };
-        let capacity = size(&self.state) + size(&self.auth_chain) + self.event.json().len() + 256;
-        let mut text = String::with_capacity(capacity);
-        text.push_str("{\"auth_chain\":");
-        write_events(&mut text, &self.auth_chain);
-        text.push_str(",\"event\":");
-        text.push_str(self.event.json());
-        text.push_str(",\"members_omitted\":");
-        text.push_str(if self.partial.is_some() { "true" } else { "false" });
-        text.push_str(",\"origin\":");
-        text.push_str(&Value::from(self.origin.as_str()).to_string());
+    /// The chain comes first, so that the other server can judge the state while it comes in.
+    fn into_events(self, (rooms, room): (&Rooms, &Arc<Room>), event: &Event) -> EventsAnswer {
+        let origin = Value::from(rooms.server_name().as_str());
+        let mut middle = format!(
+            ",\"event\":{},\"members_omitted\":{},\"origin\":{origin}",
+            event.json(),
+            self.partial.is_some()
+        );
         if let Some(servers) = &self.partial {
-            text.push_str(",\"servers_in_room\":");
-            text.push_str(&serde_json::json!(servers).to_string());
+            middle.push_str(",\"servers_in_room\":");
+            middle.push_str(&serde_json::json!(servers).to_string());
         }
-        text.push_str(",\"state\":");
-        write_events(&mut text, &self.state);
-        text.push('}');
-        text
+        middle.push_str(",\"state\":");
+        EventsAnswer::new(rooms, room)
+            .text("{\"auth_chain\":")
+            .events(self.auth_chain)
+            .text(middle)
+            .events(self.state)
+            .text("}")
     }
+}
+
+/// The answer of `send_join`.
+pub(super) async fn answer_join(
+    rooms: &Rooms,
+    room: &Arc<Room>,
+    taken: Taken,
+    omit_members: bool,
+) -> Result<EventsAnswer, HandshakeError> {
+    let answer = JoinAnswer::load(rooms, room, &taken, omit_members).await?;
+    Ok(answer.into_events((rooms, room), &taken.event))
 }
 
 impl Federation {
@@ -127,40 +121,51 @@ impl Federation {
     }
 }
 
-/// Appends events as a JSON array.
-pub fn write_events(text: &mut String, events: &[Arc<StoredEvent>]) {
-    text.push('[');
-    for (number, event) in events.iter().enumerate() {
-        text.push_str(if number > 0 { "," } else { "" });
-        text.push_str(event.event.json());
-    }
-    text.push(']');
+/// `servers_in_room`: "the servers active in the room (ie, those with joined members) before the join".
+async fn list_servers_before(
+    rooms: &Rooms,
+    room: &Arc<Room>,
+    taken: &Taken,
+) -> Result<Vec<OwnedServerName>, HandshakeError> {
+    let servers = rooms.servers_in_room(room).await?;
+    let joiner = taken.event.sender().server_name();
+    let was_there = |server: &&OwnedServerName| *server != joiner || *server == rooms.server_name();
+    Ok(servers.iter().filter(was_there).cloned().collect())
 }
 
-/// Leaves the members out; some of them stay when the room has neither name nor alias, and the one
-/// who joins in any case.
-fn omit_all_but_heroes(state: &mut Vec<Arc<StoredEvent>>, joiner: &UserId) {
-    let names_itself = |event: &Arc<StoredEvent>| {
-        let content: Map<String, Value> = event.event.content_as().unwrap_or_default();
-        let text =
-            |key: &str| content.get(key).and_then(Value::as_str).is_some_and(|t| !t.is_empty());
-        event.event.is_state_of("m.room.name", "") && text("name")
-            || event.event.is_state_of("m.room.canonical_alias", "") && text("alias")
+/// The members that stay when the others are left out: the one who joins and, when the room has neither
+/// name nor alias, those who stand for one (`m.heroes`).
+async fn list_kept_members(
+    rooms: &Rooms,
+    room: &Arc<Room>,
+    taken: &Taken,
+) -> Result<Vec<EventNid>, HandshakeError> {
+    let before = &taken.state_before;
+    let mut kept = Vec::new();
+    if let Some(own) = rooms.keys().find_user(taken.event.sender().as_str()).await? {
+        kept.extend(before.get(own));
+    }
+    let head = room.head();
+    let names = [("m.room.name", "name"), ("m.room.canonical_alias", "alias")];
+    let has_text = |(kind, property): &(&str, &str)| {
+        let content =
+            head.find_pinned(kind).and_then(|event| event.event.content_as::<Value>().ok());
+        content.and_then(|c| Some(!c.get(property)?.as_str()?.is_empty())).unwrap_or(false)
     };
-    let mut heroes = if state.iter().any(names_itself) { 0 } else { HEROES_MAX };
-    state.retain(|event| {
-        if event.event.kind() != MEMBER || event.event.state_key() == Some(joiner.as_str()) {
-            return true;
+    if names.iter().any(has_text) {
+        return Ok(kept);
+    }
+    let mut candidates: Vec<EventNid> = before.members().map(|(_, nid)| nid).collect();
+    candidates.sort_unstable();
+    candidates.truncate(HERO_CANDIDATES_MAX);
+    let mut heroes = 0;
+    for member in rooms.events().load(room.facts(), &candidates).await? {
+        let membership = Membership::of_event(&member.event);
+        let is_hero = matches!(membership, Some(Membership::Join | Membership::Invite));
+        if is_hero && heroes < HEROES_MAX && !kept.contains(&member.nid) {
+            heroes += 1;
+            kept.push(member.nid);
         }
-        let is_hero = heroes > 0
-            && matches!(
-                crate::protocol::membership::Membership::of_event(&event.event),
-                Some(
-                    crate::protocol::membership::Membership::Join
-                        | crate::protocol::membership::Membership::Invite
-                )
-            );
-        heroes -= usize::from(is_hero);
-        is_hero
-    });
+    }
+    Ok(kept)
 }

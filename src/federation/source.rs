@@ -3,11 +3,13 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, future::BoxFuture, stream};
-use ruma::{EventId, OwnedEventId};
+use ruma::{EventId, OwnedEventId, ServerName};
 use serde::Deserialize;
 use serde_json::{Map, Value, json, value::RawValue};
+use tokio::sync::mpsc;
 
 use super::{
+    event_stream::{StreamError, StreamedAnswer},
     peers::{PeerError, PeerRequest, Peers, path},
     server_keys::ServerKeys,
     verify::{keep_verified, to_texts},
@@ -25,6 +27,11 @@ const SMALL_BYTES_MAX: usize = 4 << 20;
 const STATE_TIMEOUT: Duration = Duration::from_secs(60);
 const STATE_IDS_BYTES_MAX: usize = 32 << 20;
 const STATE_BYTES_MAX: usize = 256 << 20;
+/// The state of a large room is stored as it comes, which may take a while.
+const STREAM_TIMEOUT: Duration = Duration::from_secs(15 * 60);
+const STREAM_BYTES_MAX: usize = 1 << 30;
+/// The arrays of an answer of `GET /state`.
+const STATE_ARRAYS: [&str; 2] = ["auth_chain", "pdus"];
 
 /// Asks for events.
 #[derive(Clone)]
@@ -74,11 +81,7 @@ impl PeerSource {
         request: &PeerRequest,
         is_useful: impl Fn(&T) -> bool,
     ) -> Option<T> {
-        let own = self.peers.server_name();
-        let servers = std::iter::once(question.origin).chain(
-            question.others.iter().map(|server| &**server).filter(|s| *s != question.origin),
-        );
-        for server in servers.filter(|server| *server != own) {
+        for server in self.list_asked(question) {
             match self.peers.ask::<T>(server, request.clone()).await {
                 Ok(answer) if is_useful(&answer) => return Some(answer),
                 Ok(_) => {}
@@ -86,6 +89,15 @@ impl PeerSource {
             }
         }
         None
+    }
+
+    /// The origin, then the others.
+    fn list_asked<'a>(&self, question: Question<'a>) -> Vec<&'a ServerName> {
+        let own = self.peers.server_name();
+        let others = question.others.iter().map(|server| &**server);
+        let others = others.filter(|server| *server != question.origin);
+        let servers = std::iter::once(question.origin).chain(others);
+        servers.filter(|server| *server != own).collect()
     }
 
     async fn keep(&self, question: Question<'_>, events: Vec<Box<RawValue>>) -> Vec<Arc<Event>> {
@@ -192,6 +204,36 @@ impl EventSource for PeerSource {
             let state = self.keep(question, answer.pdus).await;
             let auth_chain = self.keep(question, answer.auth_chain).await;
             Some(FetchedState { state, auth_chain })
+        })
+    }
+
+    fn stream_state<'a>(
+        &'a self,
+        question: Question<'a>,
+        at: &'a EventId,
+        batches: mpsc::Sender<Vec<Arc<Event>>>,
+    ) -> BoxFuture<'a, bool> {
+        Box::pin(async move {
+            let room = [question.room_id.as_str()];
+            let path = path("/_matrix/federation/v1/state", room, &[("event_id", at.as_str())]);
+            let request = PeerRequest::get(path).limited(STREAM_TIMEOUT, STREAM_BYTES_MAX);
+            for server in self.list_asked(question) {
+                let (room_id, rules) = (question.room_id, question.rules);
+                let answer = StreamedAnswer { server, room_id, rules, arrays: &STATE_ARRAYS };
+                let hand_over = |_, events| {
+                    let batches = batches.clone();
+                    async move { batches.send(events).await.map_err(|_| StreamError::Unwanted) }
+                };
+                let asked =
+                    self.peers.ask_for_events(&self.keys, answer, request.clone(), hand_over);
+                match asked.await {
+                    Ok(_) => return true,
+                    Err(error) => {
+                        tracing::info!(room.id = %question.room_id, server.name = %server, %error, "a state did not come");
+                    }
+                }
+            }
+            false
         })
     }
 

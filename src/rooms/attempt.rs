@@ -96,6 +96,8 @@ pub(super) struct Attempt<'a> {
     pub summary_changed: bool,
     /// Whether the head was not simply followed, by which of the events.
     pub forked: Option<usize>,
+    /// At which position the room's state became whole.
+    pub completed: Option<u32>,
 }
 
 /// The state as authorisation asks for it: looked up beforehand.
@@ -163,6 +165,7 @@ impl<'a> Attempt<'a> {
             redacted: Vec::new(),
             summary_changed: false,
             forked: None,
+            completed: None,
         }
     }
 
@@ -384,6 +387,9 @@ impl<'a> Attempt<'a> {
             event,
         }));
         write_event(&mut self.tx, &stored, Place::Live(position), admission.is_stored);
+        if self.head.partial.is_some() {
+            storage::partial_rooms::insert_event(&mut self.tx, self.room_nid, stored.nid, position);
+        }
         if let Some(target) = admission.redacts {
             self.redact(target, &stored);
         }

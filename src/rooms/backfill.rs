@@ -8,7 +8,7 @@ use std::{
 use ruma::{OwnedEventId, ServerName};
 
 use super::{
-    event_store::event_key,
+    event_store::{StoredEvent, event_key},
     gap::Hunt,
     placement::{Basis, Judged, by_depth},
     receive::{ReceiveError, Verdict},
@@ -16,7 +16,17 @@ use super::{
     room::Room,
     served::BACKFILL_EVENTS_MAX,
 };
-use crate::{protocol::event::Event, storage};
+use crate::{
+    protocol::event::Event,
+    storage::{self, ORDERING_STEP, StorageError},
+};
+
+/// Where something of a room's history is missing: between two places.
+#[derive(Clone, Copy, Debug)]
+pub struct Gap {
+    lower: i64,
+    upper: i64,
+}
 
 impl Rooms {
     /// Takes events that `origin` answered to `backfill`: verified, in any order. They are judged,
@@ -44,6 +54,55 @@ impl Rooms {
             }
         }
         Ok(count)
+    }
+
+    /// Takes an event that lies somewhere in the gap below a place of the room, as
+    /// [`Rooms::import_backfilled`] does. Whether it is new in the timeline.
+    pub async fn import_in_gap(
+        &self,
+        origin: &ServerName,
+        room: &Arc<Room>,
+        event: &Arc<Event>,
+        gap: &Gap,
+    ) -> Result<bool, ReceiveError> {
+        let ids = std::iter::once(event.event_id());
+        if event.room_id() != room.room_id || !self.find_foreign(room, ids).await?.is_empty() {
+            return Ok(false);
+        }
+        // Far enough from both ends that what is fetched there later finds a place.
+        let middle = gap.lower.midpoint(gap.upper).max(gap.upper - ORDERING_STEP / 2);
+        let place = self.place_below(room, middle).await?;
+        let hunt = Hunt::new(self, origin, room).await?;
+        self.take_old(&hunt, room, event, place).await
+    }
+
+    /// The gap in what is known of a room's history at a time, if there is one.
+    pub async fn find_gap_at(
+        &self,
+        room: &Room,
+        timestamp_ms: i64,
+    ) -> Result<Option<Gap>, StorageError> {
+        let before = self.find_by_time(room, timestamp_ms, false).await?;
+        let after = self.find_by_time(room, timestamp_ms, true).await?;
+        let lower = before.map_or(i64::MIN / 2, |event| event.ordering());
+        let upper = after.map_or(i64::MAX, |event| event.ordering());
+        let range = (lower, upper);
+        let found = storage::graph::find_gap_between(&self.0.database, room.nid, range).await?;
+        Ok(found.map(|upper| Gap { lower, upper }))
+    }
+
+    /// The place of the newest of these events (newest first) before which something is missing here.
+    pub async fn find_gap_in(
+        &self,
+        room: &Room,
+        events: &[Arc<StoredEvent>],
+    ) -> Result<Option<i64>, StorageError> {
+        for event in events.iter().filter(|event| event.has_gap()) {
+            if storage::graph::has_missing(&self.0.database, room.nid, event.nid).await? {
+                return Ok(Some(event.ordering()));
+            }
+        }
+        Ok(None)
     }
 
     /// A place for each event, directly below those that name it. What nobody names gets none.

@@ -62,6 +62,7 @@ impl Attempt<'_> {
             redacted: self.redacted,
             related: self.known.related.clone(),
             forked,
+            completed: self.completed,
         };
         let mut tx = self.tx;
         tx.guard(Arc::clone(&room.epoch), room.epoch.load(Ordering::Acquire));
@@ -82,7 +83,7 @@ impl Attempt<'_> {
     }
 
     fn save_room(&mut self, room: &Room) {
-        let last = self.positions.last().copied().unwrap_or(0);
+        let last = self.positions.last().copied().or(self.completed).unwrap_or(0);
         let row = RoomRow {
             nid: self.room_nid,
             room_id: room.room_id.to_string(),
@@ -115,6 +116,8 @@ struct Applied {
     related: Vec<EventNid>,
     /// The position of the latest event that did not simply follow the head.
     forked: Option<u32>,
+    /// The position at which the room's state became whole.
+    completed: Option<u32>,
 }
 
 impl Applied {
@@ -122,6 +125,10 @@ impl Applied {
         for (event, offset) in self.events.iter().zip(&self.positions) {
             event.set_committed(committed.position(*offset));
             self.head.latest_position = committed.position(*offset);
+        }
+        if let Some(offset) = self.completed {
+            self.head.latest_position = committed.position(offset);
+            self.room.note_fork(committed.position(offset) * ORDERING_STEP);
         }
         // What was queued behind this one was built before the position was known.
         if let Some(offset) = self.forked {
@@ -138,6 +145,12 @@ impl Applied {
         self.engine.remember_state(&self.head.state);
         let is_due = self.head.latest_position % WEIGHED_EVERY == 0;
         self.room.apply(self.head, &self.events);
+        if let Some(offset) = self.completed {
+            let position = committed.position(offset);
+            self.engine.partial.note_whole(self.room.nid, position);
+            self.room.note_completed(position);
+            self.room.forget_recent();
+        }
         if is_due {
             self.engine.reweigh(&self.room);
         }
@@ -180,6 +193,7 @@ impl Head {
             latest_position: 0,
             joined_count: 0,
             invited_count: 0,
+            partial: None,
         }
     }
 }

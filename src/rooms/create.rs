@@ -252,16 +252,20 @@ impl NewRoom {
 }
 
 impl Preset {
-    fn list_state(self) -> [(&'static str, Value); 3] {
-        let (join_rule, guest_access) = match self {
-            Self::PublicChat => ("public", "forbidden"),
-            Self::PrivateChat | Self::TrustedPrivateChat => ("invite", "can_join"),
+    fn list_state(self) -> Vec<(&'static str, Value)> {
+        let (join_rule, takes_guests) = match self {
+            Self::PublicChat => ("public", false),
+            Self::PrivateChat | Self::TrustedPrivateChat => ("invite", true),
         };
-        [
+        let mut state = vec![
             ("m.room.join_rules", json!({ "join_rule": join_rule })),
             ("m.room.history_visibility", json!({ "history_visibility": "shared" })),
-            ("m.room.guest_access", json!({ "guest_access": guest_access })),
-        ]
+        ];
+        // Without the event, guests are forbidden to join (`m.room.guest_access`).
+        if takes_guests {
+            state.push(("m.room.guest_access", json!({ "guest_access": "can_join" })));
+        }
+        state
     }
 }
 

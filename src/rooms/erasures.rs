@@ -31,7 +31,7 @@ impl Erasures {
         self.0.load().is_empty()
     }
 
-    fn find(&self, user: &UserId) -> Option<i64> {
+    pub fn find(&self, user: &UserId) -> Option<i64> {
         self.0.load().get(user).copied()
     }
 }

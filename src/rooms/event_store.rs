@@ -207,6 +207,27 @@ impl StoredEvent {
         }
     }
 
+    /// The same event upon another state.
+    pub(super) fn rebased(
+        &self,
+        state_nid: StateNid,
+        replaces_nid: Option<EventNid>,
+        flags: i64,
+    ) -> Self {
+        Self {
+            state_nid,
+            replaces_nid,
+            flags,
+            event: Arc::clone(&self.event),
+            redacted_by: self.redacted_by.clone(),
+            sent_by: self.sent_by.clone(),
+            position: AtomicI64::new(self.position()),
+            ordering: AtomicI64::new(self.ordering()),
+            relations: AtomicU8::new(self.relations.load(Ordering::Acquire)),
+            ..*self
+        }
+    }
+
     /// The event at the place of another one.
     pub(super) fn placed_as(mut self, other: &Self) -> Self {
         self.position = AtomicI64::new(other.position());

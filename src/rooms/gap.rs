@@ -1,9 +1,12 @@
 //! Filling the gap before a received event: a bounded hunt for what it builds upon, through the
 //! network and without any lock, and at its end the state as another server tells it.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
-use ruma::{OwnedEventId, OwnedServerName, ServerName};
+use ruma::{EventId, OwnedEventId, OwnedServerName, ServerName};
 
 use super::{
     placement::{Basis, Lacking, by_depth},
@@ -11,7 +14,6 @@ use super::{
     registry::Rooms,
     room::Room,
     source::{EventSource, FETCH_EVENTS_MAX, MISSING_EVENTS_MAX, OTHERS_MAX, Question},
-    state::State,
 };
 use crate::{
     protocol::{event::Event, policy_server::PolicyServer},
@@ -25,20 +27,14 @@ const GAP_ROUNDS_MAX: usize = 5;
 const AUTH_ROUNDS_MAX: usize = 10;
 /// Ends of a gap for which the state is asked.
 const BRIDGES_MAX: usize = 5;
-/// A state is asked for as events, not as IDs, when more of it is unknown.
-const SINGLE_EVENTS_MAX: usize = 500;
-
-/// A state counts as known when at most one in so many of its events cannot be had: signed with lost keys,
-/// or broken.
-const ABSENT_SHARE: usize = 50;
 
 /// The hunt for what one event lacks.
 pub(super) struct Hunt<'a> {
-    rooms: &'a Rooms,
-    room: &'a Arc<Room>,
+    pub(super) rooms: &'a Rooms,
+    pub(super) room: &'a Arc<Room>,
     origin: &'a ServerName,
     others: Vec<OwnedServerName>,
-    source: Option<Arc<dyn EventSource>>,
+    pub(super) source: Option<Arc<dyn EventSource>>,
     /// Events that came and lack something themselves.
     open: HashMap<OwnedEventId, (Arc<Event>, Lacking)>,
 }
@@ -74,7 +70,7 @@ impl<'a> Hunt<'a> {
         if let Some(source) = self.source.clone() {
             self.fill(&*source).await?;
             if self.open.contains_key(event.event_id()) {
-                self.bridge(&*source).await?;
+                self.bridge().await?;
             }
         }
         // What is still open waits; the event itself may have been set free by what came.
@@ -226,16 +222,8 @@ impl<'a> Hunt<'a> {
         self.import(&*source, chain).await
     }
 
-    /// The state before an event, if anybody tells it.
-    pub async fn fetch_state_before(&self, event: &Event) -> Result<Option<State>, ReceiveError> {
-        match self.source.clone() {
-            Some(source) => self.fetch_state(&*source, event).await,
-            None => Ok(None),
-        }
-    }
-
     /// Stores events as outliers, and fetches singly what they name and nobody brought.
-    async fn import(
+    pub async fn import(
         &self,
         source: &dyn EventSource,
         events: Vec<Arc<Event>>,
@@ -246,10 +234,11 @@ impl<'a> Hunt<'a> {
                 let _alone = self.room.receiving.lock().await;
                 self.rooms.import_outliers(self.room, &events).await?
             };
-            let came = |id: &OwnedEventId| events.iter().any(|event| event.event_id() == *id);
-            let named = events.iter().flat_map(|event| event.auth_events().map(ToOwned::to_owned));
+            let came: HashSet<&EventId> = events.iter().map(|event| event.event_id()).collect();
+            let named = events.iter().flat_map(|event| event.auth_events());
+            let lacks = |id: &&EventId| !here.contains_key(*id) && !came.contains(id);
             let mut wanted: Vec<OwnedEventId> =
-                named.filter(|id| !here.contains_key(id) && !came(id)).collect();
+                named.filter(lacks).map(ToOwned::to_owned).collect();
             wanted.sort_unstable();
             wanted.dedup();
             wanted.truncate(FETCH_EVENTS_MAX);
@@ -267,7 +256,7 @@ impl<'a> Hunt<'a> {
 
     /// Bridges what could not be filled: takes the earliest open events upon the state before them as
     /// the origin tells it, then those behind them.
-    async fn bridge(&mut self, source: &dyn EventSource) -> Result<(), ReceiveError> {
+    async fn bridge(&mut self) -> Result<(), ReceiveError> {
         for _ in 0..BRIDGES_MAX {
             let ends = self.ends();
             let mut events: Vec<Arc<Event>> =
@@ -276,7 +265,7 @@ impl<'a> Hunt<'a> {
             let Some(event) = events.first() else {
                 return Ok(());
             };
-            let Some(state) = self.fetch_state(source, event).await? else {
+            let Some(state) = self.fetch_state_before(event).await? else {
                 return Ok(());
             };
             if let Taking::Lacking(_) = self.take(event, Basis::Bridged(&state)).await? {
@@ -285,47 +274,5 @@ impl<'a> Hunt<'a> {
             self.retry().await?;
         }
         Ok(())
-    }
-
-    /// The state before an event as the network tells it; every event of it is judged by its own
-    /// authorisation events.
-    async fn fetch_state(
-        &self,
-        source: &dyn EventSource,
-        event: &Event,
-    ) -> Result<Option<State>, ReceiveError> {
-        let id = event.event_id();
-        let Some(ids) = source.fetch_state_ids(self.question(), id).await else {
-            return Ok(None);
-        };
-        let all = || ids.state.iter().chain(&ids.auth_chain);
-        let here = self.rooms.load_here(self.room, all().map(|id| &**id)).await?;
-        let mut unknown: Vec<OwnedEventId> =
-            all().filter(|id| !here.contains_key(*id)).cloned().collect();
-        unknown.sort_unstable();
-        unknown.dedup();
-        if unknown.len() > SINGLE_EVENTS_MAX {
-            if let Some(fetched) = source.fetch_state(self.question(), id).await {
-                let events = fetched.state.into_iter().chain(fetched.auth_chain).collect();
-                self.import(source, events).await?;
-            }
-        } else {
-            let mut events = Vec::with_capacity(unknown.len());
-            for chunk in unknown.chunks(FETCH_EVENTS_MAX) {
-                events.extend(source.fetch_events(self.question(), chunk).await);
-            }
-            self.import(source, events).await?;
-        }
-        let here = self.rooms.load_here(self.room, ids.state.iter().map(|id| &**id)).await?;
-        let absent = ids.state.len().saturating_sub(here.len());
-        if absent * ABSENT_SHARE > ids.state.len() || here.is_empty() {
-            return Ok(None);
-        }
-        let head = self.room.head();
-        let (state, row) = self.rooms.state_of(here.into_values(), &[&head.state])?;
-        if let Some(row) = row {
-            self.rooms.store_snapshot(&row).await?;
-        }
-        Ok(Some(state))
     }
 }

@@ -15,11 +15,12 @@ use super::{
     fork::Placed,
     head_change::membership_number,
     keep::request_of,
+    partial::PartialState,
     placement::{Basis, Judged},
     receive::{ReceiveError, Verdict},
     registry::Rooms,
     room::{Head, Room},
-    state::{State, differences},
+    state::differences,
     state_keys::MEMBER,
     user_rooms::UserRoom,
 };
@@ -44,6 +45,8 @@ pub struct JoinedRoom {
     pub state: Vec<Arc<Event>>,
     /// The authorisation chains of the state and of the join, in any order.
     pub auth_chain: Vec<Arc<Event>>,
+    /// Where the state lacks most members (`members_omitted`): the servers in the room before the join.
+    pub servers: Option<Vec<OwnedServerName>>,
 }
 
 /// A membership event that came without the room: an invitation, a knock of our user, their
@@ -101,10 +104,17 @@ impl Rooms {
         if let Some(row) = row {
             self.store_snapshot(&row).await?;
         }
-        match self.judge(&room, &joined.join, Basis::Given(&given)).await? {
+        let basis = match joined.servers {
+            Some(_) => Basis::GivenPart(&given),
+            None => Basis::Given(&given),
+        };
+        match self.judge(&room, &joined.join, basis).await? {
             Judged::Allowed(placed) => {
                 let events = here.into_values().map(|event| (event.nid, event)).collect();
-                self.enter(&room, &placed, &given, events).await?;
+                let partial = joined.servers.map(|servers| {
+                    Arc::new(PartialState::new(placed.nid, &joined.origin, servers))
+                });
+                self.enter(&room, &placed, partial, events).await?;
                 self.free_waiting(&room, &joined.join).await?;
                 Ok(Arc::clone(&room))
             }
@@ -122,13 +132,16 @@ impl Rooms {
         &self,
         room: &Arc<Room>,
         placed: &Placed,
-        given: &State,
+        partial: Option<Arc<PartialState>>,
         events: HashMap<EventNid, Arc<StoredEvent>>,
     ) -> Result<(), AppendError> {
         let requests = [request_of(placed)];
         let mut known = self.prepare(Some(room), &requests, room.rules).await?;
         known.events = events;
-        self.attempt(room, known, None, |attempt| attempt.enter(given, placed)).await?;
+        self.attempt(room, known, None, |attempt| attempt.enter(placed, partial.as_ref())).await?;
+        room.forget_servers();
+        // Who waited for the members of an earlier entry looks again.
+        room.completed.notify_waiters();
         self.0.states_after.insert(placed.nid, placed.after.nid());
         Ok(())
     }
@@ -350,17 +363,39 @@ impl Rooms {
 }
 
 impl Attempt<'_> {
-    /// Has the room stand where `given`, the state before the join, puts it, and the join behind it.
-    fn enter(&mut self, given: &State, placed: &Placed) -> Result<(), AttemptError> {
-        let changes = differences(self.head.state.map(), given.map());
+    /// Has the room stand where the state before the join puts it, and the join behind it.
+    fn enter(
+        &mut self,
+        placed: &Placed,
+        partial: Option<&Arc<PartialState>>,
+    ) -> Result<(), AttemptError> {
+        let changes = differences(self.head.state.map(), placed.before.map());
         self.head.extremities.clear();
         self.head.forks.clear();
-        self.head.state = given.clone();
+        self.head.state = placed.before.clone();
+        self.note_partial(partial);
         for change in changes {
             // The join will be the first event and have the first position.
             self.apply_difference(change, 0, 0)?;
         }
         self.add_placed(placed)
+    }
+
+    fn note_partial(&mut self, partial: Option<&Arc<PartialState>>) {
+        let (engine, nid) = (Arc::clone(self.engine), self.room_nid);
+        let was_partial = self.head.partial.take().is_some();
+        self.head.partial = partial.cloned();
+        match partial.cloned() {
+            Some(partial) => {
+                partial.store(&mut self.tx, nid);
+                self.tx.after_commit(move |_| engine.partial.note_partial(nid, &partial));
+            }
+            None if was_partial => {
+                storage::partial_rooms::give_up(&mut self.tx, nid);
+                self.tx.after_commit(move |_| engine.partial.forget(nid));
+            }
+            None => {}
+        }
     }
 }
 

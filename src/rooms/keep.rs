@@ -148,6 +148,10 @@ impl Rooms {
         for key in &placed.missing {
             storage::graph::insert_missing(&mut tx, room.nid, key, (placed.nid, place));
         }
+        if room.head().partial().is_some() {
+            let position = tx.next_position();
+            storage::partial_rooms::insert_event(&mut tx, room.nid, placed.nid, position);
+        }
         let gap = if placed.missing.is_empty() { 0 } else { flags::GAP };
         let redacted = if placed.redacted_by.is_some() { flags::REDACTED } else { 0 };
         let stored = Arc::new(placed.to_stored(room.nid, flag | gap | redacted));

@@ -1,9 +1,9 @@
-//! What people may learn of a room before they enter it: its summary, and the tree of rooms below
-//! a space (client-server API, "Room Summaries", "Spaces").
+//! What people may learn of a room before they enter it: its summary, and the rooms that a space names
+//! (client-server API, "Room Summaries", "Spaces"). Not for the whole tree (`workflows::space_tree`).
 
-use std::{cmp::Ordering, collections::HashSet, sync::Arc};
+use std::{cmp::Ordering, sync::Arc};
 
-use ruma::{RoomId, ServerName, UserId};
+use ruma::{ServerName, UserId};
 use serde_json::{Map, Value};
 
 use super::{
@@ -16,10 +16,8 @@ use crate::{
     storage::{StorageError, rooms::SummaryRow},
 };
 
-/// The deepest tree that is walked.
-pub const DEPTH_MAX: usize = 50;
-/// Rooms that one request walks through.
-pub const WALKED_ROOMS_MAX: usize = 5000;
+/// Children of a space that are looked at.
+const CHILDREN_MAX: usize = 5000;
 /// The length of a valid `order` (`m.space.child`).
 const ORDER_LENGTH_MAX: usize = 50;
 
@@ -34,16 +32,6 @@ pub struct Overview {
     pub membership: Option<Membership>,
     /// The valid `m.space.child` events of a space, in the order of the space.
     pub children: Vec<Arc<StoredEvent>>,
-}
-
-/// Which part of a tree is wanted.
-#[derive(Clone, Copy, Debug)]
-pub struct TreeRequest {
-    pub suggested_only: bool,
-    pub depth_max: usize,
-    /// Rooms that were returned before.
-    pub skip: usize,
-    pub limit: usize,
 }
 
 impl Rooms {
@@ -90,50 +78,6 @@ impl Rooms {
         Ok(Some(overview))
     }
 
-    /// The rooms of a tree that the user may know of, depth first; and whether there are more.
-    pub async fn walk_tree(
-        &self,
-        root: &Arc<Room>,
-        user: &UserId,
-        request: TreeRequest,
-    ) -> Result<(Vec<Overview>, bool), MembershipError> {
-        let mut stack = vec![(Arc::clone(root), 0)];
-        let mut seen = HashSet::from([root.nid]);
-        let (mut found, mut passed, mut walked) = (Vec::new(), 0, 0);
-        while let Some((room, depth)) = stack.pop() {
-            walked += 1;
-            if walked > WALKED_ROOMS_MAX {
-                break;
-            }
-            let Some(mut overview) = self.find_overview(&room, Some(user)).await? else {
-                continue;
-            };
-            if passed >= request.skip && found.len() == request.limit {
-                return Ok((found, true));
-            }
-            if overview.summary.room_type.as_deref() == Some("m.space") {
-                overview.children = self.list_space_children(&room, request.suggested_only).await?;
-            }
-            if depth < request.depth_max.min(DEPTH_MAX) {
-                // The first child comes off the stack first.
-                for child in overview.children.iter().rev() {
-                    let child = child.event.state_key().and_then(|id| <&RoomId>::try_from(id).ok());
-                    if let Some(child) = child
-                        && let Some(child) = self.find(child).await?
-                        && seen.insert(child.nid)
-                    {
-                        stack.push((child, depth + 1));
-                    }
-                }
-            }
-            passed += 1;
-            if passed > request.skip {
-                found.push(overview);
-            }
-        }
-        Ok((found, false))
-    }
-
     /// Whether somebody outside may know of the room: it is readable, or they could enter.
     async fn is_open_to(
         &self,
@@ -148,7 +92,8 @@ impl Rooms {
         self.may_enter(room, user).await
     }
 
-    async fn list_space_children(
+    /// The valid `m.space.child` events of a space, in its order.
+    pub async fn list_space_children(
         &self,
         room: &Room,
         suggested_only: bool,
@@ -159,7 +104,7 @@ impl Rooms {
             .iter()
             .filter(|(key, _)| !key.is_membership())
             .map(|(_, nid)| nid)
-            .take(WALKED_ROOMS_MAX)
+            .take(CHILDREN_MAX)
             .collect();
         let events = self.events().load(room.facts(), &nids).await?;
         let mut children: Vec<_> = events

@@ -62,12 +62,14 @@ pub(super) enum Basis<'a> {
     Bridged(&'a State),
     /// From another server alone, when a room is entered.
     Given(&'a State),
+    /// As [`Basis::Given`], without most of the members (MSC3706).
+    GivenPart(&'a State),
 }
 
 /// A state on its way into the store, and the rows that it needs.
-struct NewState {
-    state: State,
-    rows: Vec<SnapshotRow>,
+pub(super) struct NewState {
+    pub state: State,
+    pub rows: Vec<SnapshotRow>,
 }
 
 impl Rooms {
@@ -99,7 +101,15 @@ impl Rooms {
                 auth_events: lacking_auth,
             }));
         }
-        let before = self.state_before_new(room, &prev_events, basis).await?;
+        let mut before = self.state_before_new(room, &prev_events, basis).await?;
+        let is_part = match basis {
+            Basis::GivenPart(_) => true,
+            Basis::Given(_) => false,
+            Basis::PrevEvents | Basis::Bridged(_) => room.head().partial.is_some(),
+        };
+        if is_part {
+            before = self.with_learnt(before, &auth_events)?;
+        }
         let verdict = self.check(room, event, &auth_events, &before.state).await?;
         let missing = lacking_prev.iter().map(|id| event_key(id)).collect();
         let placed =
@@ -158,8 +168,23 @@ impl Rooms {
         })
     }
 
+    /// A state without most members, with those that an event names.
+    fn with_learnt(
+        &self,
+        mut before: NewState,
+        auth_events: &[Arc<StoredEvent>],
+    ) -> Result<NewState, StorageError> {
+        let learnt = Self::list_learnt(auth_events, &before.state);
+        if !learnt.is_empty() {
+            let (state, row) = before.state.with_changes(&learnt, self.0.next_state_nid())?;
+            before.state = state;
+            before.rows.push(row);
+        }
+        Ok(before)
+    }
+
     /// Checks 4 and 5: the rules by the event's own authorisation events, then by the state before it.
-    async fn check(
+    pub(super) async fn check(
         &self,
         room: &Arc<Room>,
         event: &Event,
@@ -225,7 +250,7 @@ impl Rooms {
         prev_events: &[Arc<StoredEvent>],
         basis: Basis<'_>,
     ) -> Result<NewState, StorageError> {
-        if let Basis::Given(state) = basis {
+        if let Basis::Given(state) | Basis::GivenPart(state) = basis {
             return Ok(NewState { state: state.clone(), rows: Vec::new() });
         }
         let mut states = Vec::with_capacity(prev_events.len() + 1);
@@ -235,17 +260,31 @@ impl Rooms {
             states.push(state);
             rows.extend(row);
         }
-        if let Basis::Bridged(state) = basis {
+        // While members are missing, what is bridged is a guess that knows no more than the others.
+        let is_guess = room.head().partial.is_some() && !states.is_empty();
+        if let Basis::Bridged(state) = basis
+            && !is_guess
+        {
             states.push(state.clone());
         }
         if let [state] = states.as_slice() {
             return Ok(NewState { state: state.clone(), rows });
         }
-        let resolved = self.resolve_states(room, &states, None).await?;
+        let mut new = self.merge_states(room, &states).await?;
+        rows.append(&mut new.rows);
+        Ok(NewState { rows, ..new })
+    }
+
+    /// What states resolve to, as a state.
+    pub(super) async fn merge_states(
+        &self,
+        room: &Arc<Room>,
+        states: &[State],
+    ) -> Result<NewState, StorageError> {
+        let resolved = self.resolve_states(room, states, None).await?;
         let bases: Vec<&State> = states.iter().collect();
         let (state, row) = State::near(&bases, &resolved, self.0.next_state_nid())?;
-        rows.extend(row);
-        Ok(NewState { state, rows })
+        Ok(NewState { state, rows: row.into_iter().collect() })
     }
 
     /// The state after an event of the graph, and its row when it is not in the store yet.

@@ -19,6 +19,7 @@ use super::{
     erasures::Erasures,
     event_store::{EventStore, RoomFacts, StoredEvent},
     noted_weight::{NotedWeighter, reweigh},
+    partial::PartialRooms,
     room::{Head, PINNED_KINDS, Room},
     source::EventSource,
     state::{State, StateMap},
@@ -74,6 +75,8 @@ pub(super) struct Engine {
     pub source: Hook<dyn EventSource>,
     pub aliases: AliasReservations,
     pub erasures: Erasures,
+    /// Rooms whose state is not whole, or was not.
+    pub partial: PartialRooms,
     rooms: Registry,
     states: Cache<StateNid, Arc<State>, StateWeighter>,
     /// What states resolved to, by their snapshots.
@@ -126,6 +129,7 @@ impl Rooms {
             source: Hook::default(),
             aliases: AliasReservations::default(),
             erasures: Erasures::load(&database).await?,
+            partial: PartialRooms::load(&database).await?,
             rooms: Registry {
                 strong: Cache::with_weighter(1024, share(20), NotedWeighter),
                 known: Mutex::default(),
@@ -295,6 +299,7 @@ impl Engine {
         self.rooms.nids.remove(room.room_id.as_str());
         self.rooms.strong.remove(&room.nid);
         self.rooms.known.lock().remove(&room.nid);
+        self.partial.forget(room.nid);
     }
 
     /// Reads a room into memory. Of two that read it at once the first one wins: what the row
@@ -334,12 +339,14 @@ impl Engine {
             latest_position: row.latest_position,
             joined_count: row.joined_count,
             invited_count: row.invited_count,
+            partial: self.partial.find(row.nid),
         };
         let complete_above = row.latest_position * ORDERING_STEP;
         let rules = version.rules();
         let latest_fork = storage::graph::load_latest_fork(&self.database, row.nid).await?;
         let room = Room::new(row.nid, room_id, rules, head, complete_above);
         room.note_fork(latest_fork);
+        room.note_completed(self.partial.completed_position(row.nid));
         Ok(Arc::new(room))
     }
 

@@ -15,6 +15,7 @@ use ruma::OwnedRoomId;
 use super::{
     event_store::{RoomFacts, StoredEvent},
     noted_weight::{NotedWeight, Weighed},
+    partial::PartialState,
     servers::KnownServers,
     state::State,
 };
@@ -62,6 +63,10 @@ pub struct Room {
     /// Held while an event from another server is judged and placed, one after the other.
     pub(super) receiving: tokio::sync::Mutex<()>,
     pub(super) servers: Mutex<Option<KnownServers>>,
+    /// The stream position since which the state is whole; 0 where it always was, or is not.
+    pub(super) completed_position: AtomicI64,
+    /// Rung when the state became whole.
+    pub(super) completed: tokio::sync::Notify,
 }
 
 /// Where a room stands: the end of its graph and the state there.
@@ -82,6 +87,8 @@ pub struct Head {
     pub latest_position: i64,
     pub joined_count: i64,
     pub invited_count: i64,
+    /// How the room was entered, while its state is not whole.
+    pub(super) partial: Option<Arc<PartialState>>,
 }
 
 /// The room's latest events without a gap.
@@ -151,6 +158,8 @@ impl Room {
             latest_fork: AtomicI64::new(0),
             receiving: tokio::sync::Mutex::default(),
             servers: Mutex::default(),
+            completed_position: AtomicI64::new(0),
+            completed: tokio::sync::Notify::new(),
         }
     }
 

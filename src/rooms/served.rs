@@ -31,7 +31,8 @@ const STATE_CHUNK: usize = 500;
 const SCAN_FACTOR: usize = 4;
 
 impl Rooms {
-    /// The state before an event of the graph (not an outlier); None when it is not known here.
+    /// The state before an event of the graph (not an outlier); None when it is not known here, or not
+    /// wholly.
     /// Shared and cheap; read its events with [`Rooms::load_state_events`].
     pub async fn state_before(
         &self,
@@ -39,7 +40,12 @@ impl Rooms {
         event: &EventId,
     ) -> Result<Option<Arc<State>>, StorageError> {
         match self.find_any_event(room, event).await? {
-            Some(event) if event.is_in_graph() => self.load_state(event.state_nid).await.map(Some),
+            Some(event) if event.is_in_graph() => {
+                match self.is_partial_event(room, event.nid).await? {
+                    true => Ok(None),
+                    false => self.load_state(event.state_nid).await.map(Some),
+                }
+            }
             _ => Ok(None),
         }
     }
@@ -58,25 +64,47 @@ impl Rooms {
     }
 
     /// The authorisation chain of these events of the room, without themselves unless one is in
-    /// another's chain; at most [`AUTH_CHAIN_EVENTS_MAX`]. IDs that are not known are passed over.
-    pub async fn auth_chain(
+    /// another's chain; at most [`AUTH_CHAIN_EVENTS_MAX`]. What is not known is passed over.
+    pub async fn list_auth_chain(
         &self,
         room: &Room,
-        ids: &[OwnedEventId],
-    ) -> Result<Vec<Arc<StoredEvent>>, StorageError> {
+        events: &[EventNid],
+    ) -> Result<Vec<EventNid>, StorageError> {
         let mut chain = Vec::new();
         let mut seen: HashSet<EventNid> = HashSet::new();
-        let mut level = self.load_here(room, ids.iter().map(|id| &**id)).await?;
+        let mut level = events.to_vec();
         while !level.is_empty() && chain.len() < AUTH_CHAIN_EVENTS_MAX {
-            let parents = level.values().flat_map(|event| event.event.auth_events());
-            let parents: HashSet<&EventId> = parents.collect();
-            let mut next = self.load_here(room, parents.into_iter()).await?;
-            next.retain(|_, event| seen.insert(event.nid));
-            chain.extend(next.values().cloned());
-            level = next;
+            let mut named: HashSet<OwnedEventId> = HashSet::new();
+            for step in level.chunks(STATE_CHUNK) {
+                for event in self.0.events.load(room.facts(), step).await? {
+                    for id in event.event.auth_events() {
+                        // Most name the same few.
+                        if !named.contains(id) {
+                            named.insert(id.to_owned());
+                        }
+                    }
+                }
+            }
+            let found = self.0.events.find_nids(named.iter().map(|id| &**id)).await?;
+            level = found.into_values().filter(|nid| seen.insert(*nid)).collect();
+            chain.extend(&level);
         }
         chain.truncate(AUTH_CHAIN_EVENTS_MAX);
         Ok(chain)
+    }
+
+    /// The IDs of events of the room.
+    pub async fn list_event_ids(
+        &self,
+        room: &Room,
+        events: &[EventNid],
+    ) -> Result<Vec<OwnedEventId>, StorageError> {
+        let mut ids = Vec::with_capacity(events.len());
+        for step in events.chunks(STATE_CHUNK) {
+            let step = self.0.events.load(room.facts(), step).await?;
+            ids.extend(step.iter().map(|event| event.event.event_id().to_owned()));
+        }
+        Ok(ids)
     }
 
     /// These events and what came before them, newest first, at most `limit` (itself at most

@@ -30,7 +30,7 @@ impl<'a> ServerView<'a> {
 
     /// The event as the server gets it.
     pub async fn show(&mut self, event: &StoredEvent) -> Result<Arc<Event>, StorageError> {
-        match self.sees(event).await? {
+        match self.sees(event).await? && !self.is_erased(event).await? {
             true => Ok(Arc::clone(&event.event)),
             false => Ok(Arc::new(redact_event(&event.event, self.room.rules))),
         }
@@ -74,6 +74,30 @@ impl<'a> ServerView<'a> {
             }
         }
         Ok(false)
+    }
+
+    /// Whether the sender was erased before any user of the server joined the room (client-server API,
+    /// "Account deactivation", `erase`). State that still holds belongs to the room.
+    async fn is_erased(&mut self, event: &StoredEvent) -> Result<bool, StorageError> {
+        let Some(position) = self.rooms.0.erasures.find(event.event.sender()) else {
+            return Ok(false);
+        };
+        let state = self.room.head().state.clone();
+        if event.state_key_nid.is_some_and(|key| state.get(key) == Some(event.nid)) {
+            return Ok(false);
+        }
+        for user in self.load_users().await? {
+            let mut current = state.get(user);
+            while let Some(nid) = current {
+                let member = self.rooms.events().load_one(self.room.facts(), nid).await?;
+                let is_join = Membership::of_event(&member.event) == Some(Membership::Join);
+                if is_join && member.position() <= position {
+                    return Ok(false);
+                }
+                current = member.replaces_nid;
+            }
+        }
+        Ok(true)
     }
 
     async fn load_users(&mut self) -> Result<HashSet<StateKeyNid>, StorageError> {

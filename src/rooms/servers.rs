@@ -1,10 +1,11 @@
 //! Which servers have a joined user in a room, in memory, kept in step with the room's state.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use ruma::{OwnedServerName, ServerName, UserId};
 
 use super::{
+    partial::PartialState,
     registry::Rooms,
     room::Room,
     state::{StateMap, differences},
@@ -19,6 +20,9 @@ use crate::{
 pub(super) struct KnownServers {
     state: StateMap,
     members: imbl::OrdMap<OwnedServerName, imbl::OrdSet<StateKeyNid>>,
+    /// Servers that were in the room when it was entered, while its members are not all known.
+    before: Option<Arc<PartialState>>,
+    /// Of all of them.
     names: Arc<[OwnedServerName]>,
 }
 
@@ -37,14 +41,27 @@ impl KnownServers {
     }
 
     fn note_names(&mut self) {
-        if !self.names.iter().eq(self.members.keys()) {
+        if let Some(partial) = &self.before {
+            let mut names: BTreeSet<OwnedServerName> = partial.servers.iter().cloned().collect();
+            names.extend(self.members.keys().cloned());
+            self.names = names.into_iter().collect();
+        } else if !self.names.iter().eq(self.members.keys()) {
             self.names = self.members.keys().cloned().collect();
         }
     }
 }
 
+impl Room {
+    /// Has the servers read anew, at once, where so much changed that it would take long to follow.
+    pub(super) fn forget_servers(&self) {
+        *self.servers.lock() = None;
+    }
+}
+
 impl Rooms {
-    /// The servers with a joined user in the room, sorted, this one included.
+    /// The servers with a joined user in the room, sorted, this one included. While the members are not
+    /// all known, those that were in the room when it was entered count as well (MSC3706,
+    /// `servers_in_room`).
     pub async fn servers_in_room(
         &self,
         room: &Arc<Room>,
@@ -53,13 +70,18 @@ impl Rooms {
     }
 
     /// Whether a server has a joined user in the room; asked with our own name: whether this server
-    /// takes part in the room, or only knows of it.
+    /// takes part in the room, or only knows of it. As with [`Rooms::servers_in_room`], other servers are
+    /// believed to be in a room whose members are not all known.
     pub async fn is_server_in_room(
         &self,
         room: &Arc<Room>,
         server: &ServerName,
     ) -> Result<bool, StorageError> {
-        Ok(self.load_servers(room).await?.members.contains_key(server))
+        let known = self.load_servers(room).await?;
+        let is_believed = |partial: &Arc<PartialState>| partial.has_server(server);
+        let was_there =
+            server != self.server_name() && known.before.as_ref().is_some_and(is_believed);
+        Ok(was_there || known.members.contains_key(server))
     }
 
     /// The joined users of a server, by their state keys, at most `limit`.
@@ -81,7 +103,7 @@ impl Rooms {
             Some(known) => known,
             None => self.read_servers(room, head.state.map()).await?,
         };
-        if known.state.ptr_eq(head.state.map()) {
+        if known.state.ptr_eq(head.state.map()) && known.before == head.partial {
             return Ok(known);
         }
         for difference in differences(&known.state, head.state.map()) {
@@ -100,6 +122,7 @@ impl Rooms {
             }
         }
         known.state = head.state.map().clone();
+        known.before = head.partial.clone();
         known.note_names();
         *room.servers.lock() = Some(known.clone());
         Ok(known)

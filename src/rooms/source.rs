@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use ruma::{EventId, OwnedEventId, OwnedServerName, RoomId, ServerName};
+use tokio::sync::mpsc;
 
 use crate::protocol::{event::Event, policy_server::PolicyServer, room_version::RoomRules};
 
@@ -73,6 +74,23 @@ pub trait EventSource: Send + Sync {
         question: Question<'a>,
         at: &'a EventId,
     ) -> BoxFuture<'a, Option<FetchedState>>;
+
+    /// As [`EventSource::fetch_state`], handing over events in batches while the answer comes in, those of
+    /// one server after those of another that broke off. Returns whether an answer came to its end.
+    fn stream_state<'a>(
+        &'a self,
+        question: Question<'a>,
+        at: &'a EventId,
+        batches: mpsc::Sender<Vec<Arc<Event>>>,
+    ) -> BoxFuture<'a, bool> {
+        Box::pin(async move {
+            let Some(fetched) = self.fetch_state(question, at).await else {
+                return false;
+            };
+            let events = fetched.auth_chain.into_iter().chain(fetched.state).collect();
+            batches.send(events).await.is_ok()
+        })
+    }
 
     /// The authorisation chain of an event (`GET /event_auth`). Empty when nobody answers.
     fn fetch_event_auth<'a>(

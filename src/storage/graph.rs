@@ -102,6 +102,18 @@ pub async fn list_missing(
     Ok(rows.into_iter().map(|(key, _)| key).collect())
 }
 
+/// The place of the highest event in a range (without its lower end) that names a missing one.
+pub async fn find_gap_between(
+    db: &Database,
+    room: RoomNid,
+    (after, upto): (i64, i64),
+) -> Result<Option<i64>, StorageError> {
+    let sql = "SELECT max(ordering) FROM missing_events
+               WHERE room_nid = $1 AND ordering > $2 AND ordering <= $3 AND ordering <> 0";
+    let row: (Option<i64>,) = db.fetch_one(sql, &params![room, after, upto]).await?;
+    Ok(row.0)
+}
+
 /// Whether an event names one that is missing.
 pub async fn has_missing(
     db: &Database,

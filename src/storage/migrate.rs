@@ -54,6 +54,7 @@ const MIGRATIONS: &[Migration] = migrations![
     "0016_appservices",
     "0017_administration",
     "0019_third_party_ids",
+    "0021_partial_rooms",
     "0023_devices"
 ];
 

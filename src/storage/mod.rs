@@ -40,6 +40,7 @@ pub mod events;
 pub mod graph;
 pub mod media;
 pub mod memberships;
+pub mod partial_rooms;
 pub mod receipts;
 pub mod redactions;
 pub mod relations;

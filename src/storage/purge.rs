@@ -4,7 +4,7 @@ use super::{RoomNid, StorageError, WriteTransaction};
 use crate::params;
 
 /// Those that name events of the room come before the events.
-const DELETIONS: [&str; 28] = [
+const DELETIONS: [&str; 30] = [
     "DELETE FROM transactions WHERE event_nid IN (SELECT nid FROM events WHERE room_nid = $1)",
     "DELETE FROM redactions WHERE event_nid IN (SELECT nid FROM events WHERE room_nid = $1)",
     "DELETE FROM event_keys WHERE event_key IN
@@ -19,6 +19,8 @@ const DELETIONS: [&str; 28] = [
     "DELETE FROM missing_events WHERE room_nid = $1",
     "DELETE FROM awaited_events WHERE room_nid = $1",
     "DELETE FROM verdicts WHERE room_nid = $1",
+    "DELETE FROM partial_events WHERE room_nid = $1",
+    "DELETE FROM partial_rooms WHERE room_nid = $1",
     "DELETE FROM room_forks WHERE room_nid = $1",
     "DELETE FROM state_changes WHERE room_nid = $1",
     "DELETE FROM relations WHERE room_nid = $1",

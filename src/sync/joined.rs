@@ -105,8 +105,14 @@ impl Answer<'_> {
     ) -> Result<bool> {
         let room = &place.room;
         let viewer = self.parts.rooms.viewer(room, &self.request.user_id).await?;
-        let is_new =
-            self.since == 0 || place.position > self.since && self.is_newly_joined(&viewer).await?;
+        // Whoever wants all members gets the room when they are known (MSC3902, `/sync`).
+        let is_lazy = self.request.filter.room.state.lazy_load_members;
+        if !is_lazy && viewer.head().partial().is_some() {
+            return Ok(false);
+        }
+        let is_new = self.since == 0
+            || !is_lazy && room.completed_position() > self.since
+            || place.position > self.since && self.is_newly_joined(&viewer).await?;
         let is_full = is_new || self.request.full_state;
         let (since, upto) = self.range();
         let after = if is_new { i64::MIN } else { since };

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{Answer, JsonList, Result, room_state::StateRange};
 use crate::{
     protocol::membership::Membership,
-    rooms::{MEMBER, Rooms, StoredEvent, Viewer, write_json_string},
+    rooms::{MEMBER, Rooms, StoredEvent, Viewer, ordering_of_position, write_json_string},
     storage::{EventNid, StateKeyNid},
 };
 
@@ -28,7 +28,9 @@ impl Answer<'_> {
     ) -> Result<Vec<(StateKeyNid, EventNid)>> {
         let member = |event: &Arc<StoredEvent>| event.event.kind() == MEMBER;
         let timeline = range.timeline;
-        if !range.is_full && !timeline.limited && !timeline.events.iter().any(member) {
+        let is_completed = ordering_of_position(viewer.room().completed_position()) > range.since;
+        let is_due = range.is_full || timeline.limited || is_completed;
+        if !is_due && !timeline.events.iter().any(member) {
             return Ok(Vec::new());
         }
         let head = viewer.head();

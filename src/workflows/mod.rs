@@ -13,5 +13,6 @@ pub mod remove_guests;
 pub mod room_place;
 pub mod search_users;
 pub mod server_notices;
+pub mod space_tree;
 pub mod update_memberships;
 pub mod upgrade;

@@ -1,13 +1,14 @@
 //! Where a room is that somebody wants to enter: on this server, or on others that are named along
-//! with it, by its alias, by the invitation, or by its ID.
+//! with it, by its alias, by the invitation, or by its ID; and entering one that is here.
 
 use std::sync::Arc;
 
 use ruma::{OwnedRoomId, OwnedServerName, RoomAliasId, RoomId, UserId};
 
 use crate::{
-    federation::{Federation, HandshakeError},
-    rooms::{Room, RoomName, Rooms},
+    federation::{Federation, HandshakeError, RemoteEntry},
+    protocol::membership::Membership,
+    rooms::{MemberChange, MembershipError, Room, RoomName, Rooms},
 };
 
 /// A room, and how to get there.
@@ -48,8 +49,34 @@ pub async fn find_place(
         return Ok(Some(RoomPlace::Here(room)));
     }
     servers.extend(find_inviter(rooms, user, &room_id).await?);
-    servers.extend(room_id.server_name().map(ToOwned::to_owned));
+    // Room IDs are opaque; the server that made one is asked where nobody names any other.
+    if servers.is_empty() {
+        servers.extend(room_id.server_name().map(ToOwned::to_owned));
+    }
     Ok(Some(RoomPlace::Elsewhere { room_id, servers }))
+}
+
+/// Joins a room that this server is in; where nobody here can let the user in, or not all members are
+/// known, through a server that can (server-server API, "Restricted rooms"; MSC3902).
+pub async fn join_here(
+    (rooms, federation): (&Rooms, &Federation),
+    room: &Arc<Room>,
+    change: MemberChange,
+) -> Result<(), HandshakeError> {
+    // Who is banned may not be known yet; a server that knows it decides.
+    let partial = room.head().partial().cloned();
+    let is_member = rooms.membership_of(room, &change.target).await? == Membership::Join;
+    if partial.is_none() || is_member {
+        match rooms.join(room, change.clone()).await {
+            Err(MembershipError::NobodyCanVouch) => {}
+            joined => return Ok(joined?),
+        }
+    }
+    let mut servers: Vec<_> = partial.iter().map(|partial| partial.origin.clone()).collect();
+    servers.extend(rooms.servers_in_room(room).await?.iter().cloned());
+    let (user, room_id, content) = (change.target, room.room_id.clone(), change.content);
+    federation.join_remote(&RemoteEntry { user, room_id, servers, content }).await?;
+    Ok(())
 }
 
 async fn find_alias(

@@ -186,6 +186,7 @@ both_databases! {
                     join,
                     state,
                     auth_chain: vec![Arc::clone(&invite)],
+                    servers: None,
                 };
                 let room = rooms.import_joined_room(joined).await.unwrap();
                 let message = bob.message(BOB, round);

@@ -41,6 +41,7 @@ async fn enter(rooms: &Rooms, version: RoomVersion, name: &str) -> (Arc<Room>, B
         join,
         state,
         auth_chain: Vec::new(),
+        servers: None,
     };
     (rooms.import_joined_room(joined).await.unwrap(), bob)
 }

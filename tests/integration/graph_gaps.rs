@@ -118,7 +118,9 @@ both_databases! {
         assert_eq!(between[0].event_id(), bob.tips[0].event_id());
         let state = rooms.state_before(&room, &shown).await.unwrap().unwrap();
         assert_eq!(state.len(), room.head().state.len());
-        let chain = rooms.auth_chain(&room, &[shown]).await.unwrap();
+        let shown = rooms.find_any_event(&room, &shown).await.unwrap().unwrap();
+        let chain = rooms.list_auth_chain(&room, &[shown.nid]).await.unwrap();
+        let chain = rooms.events().load(room.facts(), &chain).await.unwrap();
         let kinds: Vec<_> = chain.iter().map(|event| event.event.kind()).collect();
         assert!(kinds.contains(&"m.room.power_levels") && kinds.contains(&"m.room.member"));
         server_.stop().await;

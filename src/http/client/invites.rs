@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{
     appservice::ensure_user,
-    room_paths::{find_room, parse_user_id},
+    room_paths::{await_target, find_room, parse_user_id},
 };
 use crate::{
     accounts::sessions::Session,
@@ -90,6 +90,7 @@ pub async fn invite_checked(
     (reason, is_direct): (Option<&str>, bool),
 ) -> MatrixResult<()> {
     ensure_user(app, &target).await?;
+    await_target(app, room, &target).await?;
     refuse_blocked_invite(app, session, room, &target).await?;
     if session.is_shadow_banned {
         return Ok(());

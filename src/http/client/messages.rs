@@ -124,12 +124,16 @@ async fn load_page(
 ) -> MatrixResult<Page> {
     let mut page = app.rooms.load_page(viewer, reader, request).await?;
     for _ in 0..FETCHES_MAX {
-        let is_short = page.events.len() < request.limit && page.end.is_none();
-        if request.direction != Direction::Backwards || !is_short {
+        if request.direction != Direction::Backwards {
             break;
         }
+        let is_short = page.events.len() < request.limit && page.end.is_none();
         let oldest = page.events.last().map_or(page.start.ordering(), |event| event.ordering());
-        match app.federation.fetch_history(viewer.room(), oldest).await {
+        let gap = app.rooms.find_gap_in(viewer.room(), &page.events).await?;
+        let Some(place) = gap.or(is_short.then_some(oldest)) else {
+            break;
+        };
+        match app.federation.fetch_history(viewer.room(), place).await {
             Ok(0) => break,
             Ok(_) => page = app.rooms.load_page(viewer, reader, request).await?,
             Err(error) => {
@@ -196,7 +200,17 @@ pub async fn find_event_by_time(
     Query(query): Query<TimestampQuery>,
 ) -> MatrixResult<Json<Value>> {
     let viewer = find_readable_room(&app, &session.user_id, &room_id).await?;
-    let found = app.rooms.find_visible_by_time(&viewer, query.ts, query.dir.into()).await?;
+    let direction: Direction = query.dir.into();
+    let mut found = app.rooms.find_visible_by_time(&viewer, query.ts, direction).await?;
+    let known_ms = found.as_ref().map(|event| event.event.origin_server_ts());
+    let wanted = (query.ts, direction == Direction::Forwards);
+    match app.federation.fetch_by_time(viewer.room(), wanted, known_ms).await {
+        Ok(false) => {}
+        Ok(true) => found = app.rooms.find_visible_by_time(&viewer, query.ts, direction).await?,
+        Err(error) => {
+            tracing::warn!(room.id = %viewer.room().room_id, %error, "no other server was asked for a time");
+        }
+    }
     let event = found.ok_or_else(|| {
         MatrixError::not_found("There is no event on this side of the time that you may see.")
     })?;

@@ -20,7 +20,8 @@ use crate::{
         state::AppState,
     },
     protocol::membership::Membership,
-    rooms::{DEPTH_MAX, Overview, TreeRequest},
+    rooms::Overview,
+    workflows::space_tree::{DEPTH_MAX, TreeRequest, TreeRoom, walk_tree},
 };
 
 /// Rooms of a tree on one page: by default, and at most.
@@ -86,8 +87,16 @@ pub async fn get_hierarchy(
     if app.rooms.find_overview(&root, Some(&session.user_id)).await?.is_none() {
         return Err(MatrixError::forbidden("You are not allowed to view this room."));
     }
-    let (rooms, has_more) = app.rooms.walk_tree(&root, &session.user_id, request).await?;
-    let chunk: Vec<_> = rooms.iter().map(tree_room_json).collect();
+    let parts = (&app.rooms, &app.federation);
+    let walked = walk_tree(parts, &root.room_id, &session.user_id, request).await?;
+    let (rooms, has_more) = walked;
+    let chunk: Vec<Value> = rooms
+        .iter()
+        .map(|room| match room {
+            TreeRoom::Here(overview) => tree_room_json(overview),
+            TreeRoom::Elsewhere(room) => told_room_json(room),
+        })
+        .collect();
     let mut answer = json!({ "rooms": chunk });
     if has_more {
         answer["next_batch"] = format!("{}_{fingerprint}", skip + rooms.len()).into();
@@ -140,6 +149,28 @@ fn overview_json(overview: &Overview) -> Map<String, Value> {
         json.insert("allowed_room_ids".to_owned(), json!(overview.allowed_rooms));
     }
     json
+}
+
+/// A room as another server describes it, without what it has no business to say.
+fn told_room_json(room: &Map<String, Value>) -> Value {
+    const KNOWN: [&str; 14] = [
+        "room_id",
+        "num_joined_members",
+        "world_readable",
+        "guest_can_join",
+        "name",
+        "topic",
+        "canonical_alias",
+        "avatar_url",
+        "room_type",
+        "join_rule",
+        "room_version",
+        "encryption",
+        "allowed_room_ids",
+        "children_state",
+    ];
+    let known = KNOWN.iter().filter_map(|key| Some(((*key).to_owned(), room.get(*key)?.clone())));
+    Value::Object(known.collect())
 }
 
 /// A room of a tree, with its children.

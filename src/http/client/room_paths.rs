@@ -1,8 +1,9 @@
 //! Rooms, events and users as paths name them, and who reads them: shared by the handlers of
 //! rooms.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
+use axum::http::StatusCode;
 use ruma::{EventId, OwnedEventId, OwnedUserId, RoomAliasId, RoomId, UserId};
 
 use crate::{
@@ -14,6 +15,9 @@ use crate::{
     protocol::membership::Membership,
     rooms::{Access, Reader, Room, RoomName, StoredEvent, Viewer},
 };
+
+/// How long a request waits for the members of a room that was entered without them.
+const MEMBERS_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 
 /// A room that the path names by its ID. Whether an unknown room exists is nobody's business:
 /// 403, as for rooms that the user is not in.
@@ -69,6 +73,27 @@ pub async fn find_joined_room(
         Membership::Join => Ok(room),
         _ => Err(not_in_room()),
     }
+}
+
+/// Waits until the members of a room are known that was entered without them (MSC3902).
+pub async fn await_members(app: &App, room: &Room) -> MatrixResult<()> {
+    if room.head().partial().is_none() {
+        return Ok(());
+    }
+    let waited = tokio::time::timeout(MEMBERS_TIMEOUT, app.rooms.await_whole(room)).await;
+    waited.map_err(|_| {
+        let message = "The members of this room are still being fetched from other servers.";
+        MatrixError::new(StatusCode::SERVICE_UNAVAILABLE, "M_UNKNOWN", message)
+    })
+}
+
+/// Waits until it is known what somebody elsewhere is to a room that was entered without its members.
+pub async fn await_target(app: &App, room: &Room, target: &UserId) -> MatrixResult<()> {
+    let is_ours = target.server_name() == app.rooms.server_name();
+    if is_ours || app.rooms.find_member(room, target).await?.is_some() {
+        return Ok(());
+    }
+    await_members(app, room).await
 }
 
 /// A user's view of a room of which they may read at least a part.

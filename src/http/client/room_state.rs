@@ -4,12 +4,13 @@ use axum::{
     extract::State,
     response::{IntoResponse, Response},
 };
+use ruma::UserId;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::{
     messages::{parse_token, stream_state},
-    room_paths::{find_joined_room, find_readable_room, not_in_room},
+    room_paths::{await_members, find_joined_room, find_readable_room, not_in_room},
 };
 use crate::{
     http::{
@@ -19,7 +20,7 @@ use crate::{
         state::{App, AppState},
     },
     protocol::membership::Membership,
-    rooms::{EventView, Kinds, write_client_event},
+    rooms::{EventView, Kinds, MEMBER, Room, Viewer, write_client_event},
 };
 
 /// The query of `GET …/state/{eventType}/{stateKey}`.
@@ -52,7 +53,7 @@ pub async fn get_state(
     session: UserOrGuestSession,
     Path(room_id): Path<String>,
 ) -> MatrixResult<Response> {
-    let viewer = find_readable_room(&app, &session.user_id, &room_id).await?;
+    let viewer = find_whole_room(&app, &session.user_id, &room_id).await?;
     let state = app.rooms.load_readable_state(&viewer).await?.ok_or_else(not_in_room)?;
     let events = state.list(Kinds::All);
     Ok(stream_state(&app, state, events, ("[", "]"), |_| true))
@@ -88,7 +89,7 @@ pub async fn get_members(
     let at = parse_token(query.at.as_deref())?;
     let is = parse_membership(query.membership.as_deref())?;
     let is_not = parse_membership(query.not_membership.as_deref())?;
-    let viewer = find_readable_room(&app, &session.user_id, &room_id).await?;
+    let viewer = find_whole_room(&app, &session.user_id, &room_id).await?;
     let state = match at {
         Some(place) => app.rooms.load_readable_state_at(&viewer, place.moment()).await?,
         None => app.rooms.load_readable_state(&viewer).await?,
@@ -116,6 +117,7 @@ pub async fn get_joined_members(
     Path(room_id): Path<String>,
 ) -> MatrixResult<Response> {
     let room = find_joined_room(&app, &session.user_id, &room_id).await?;
+    await_members(&app, &room).await?;
     let nids: Vec<_> = room.head().state.members().map(|(_, nid)| nid).collect();
     let mut joined = Map::new();
     for event in app.rooms.events().load(room.facts(), &nids).await? {
@@ -139,7 +141,11 @@ async fn read_state_event(
     (room_id, kind, state_key): (&str, &str, &str),
     format: StateFormat,
 ) -> MatrixResult<RawJson> {
-    let viewer = find_readable_room(app, &session.user_id, room_id).await?;
+    let mut viewer = find_readable_room(app, &session.user_id, room_id).await?;
+    if kind == MEMBER && is_missing(app, viewer.room(), state_key).await? {
+        await_members(app, viewer.room()).await?;
+        viewer = find_readable_room(app, &session.user_id, room_id).await?;
+    }
     let state = app.rooms.load_readable_state(&viewer).await?.ok_or_else(not_in_room)?;
     let event = app.rooms.find_in_readable_state(&state, kind, state_key).await?;
     let event = event.ok_or_else(|| MatrixError::not_found("The room has no such state."))?;
@@ -156,6 +162,25 @@ async fn read_state_event(
     };
     write_client_event(&mut out, &event, &view);
     Ok(RawJson(out.into()))
+}
+
+/// As [`find_readable_room`], when its members are known (MSC3902: such requests wait).
+async fn find_whole_room(app: &App, user_id: &UserId, room_id: &str) -> MatrixResult<Viewer> {
+    let viewer = find_readable_room(app, user_id, room_id).await?;
+    if viewer.head().partial().is_none() {
+        return Ok(viewer);
+    }
+    await_members(app, viewer.room()).await?;
+    find_readable_room(app, user_id, room_id).await
+}
+
+/// Whether the user may be in the room without this server knowing it yet.
+async fn is_missing(app: &App, room: &Room, user: &str) -> MatrixResult<bool> {
+    let user = <&UserId>::try_from(user).ok();
+    let Some(user) = user.filter(|user| user.server_name() != app.rooms.server_name()) else {
+        return Ok(false);
+    };
+    Ok(room.head().partial().is_some() && app.rooms.find_member(room, user).await?.is_none())
 }
 
 fn parse_membership(membership: Option<&str>) -> MatrixResult<Option<Membership>> {

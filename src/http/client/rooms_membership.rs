@@ -12,8 +12,8 @@ use super::{
     appservice::ensure_user,
     invites::{invite_user, refuse_blocked_invite},
     room_paths::{
-        find_by_alias, find_known_room, find_room, not_in_room, parse_room_name, parse_user_id,
-        unknown_room,
+        await_target, find_by_alias, find_known_room, find_room, not_in_room, parse_room_name,
+        parse_user_id, unknown_room,
     },
     send::read_membership,
 };
@@ -33,7 +33,7 @@ use crate::{
     workflows::{
         carry_over::carry_settings_over,
         member_content::load_member_content,
-        room_place::{RoomPlace, find_place},
+        room_place::{RoomPlace, find_place, join_here},
     },
 };
 
@@ -241,6 +241,7 @@ pub async fn change_by_state(
             content.entry(key).or_insert(value);
         }
     }
+    await_target(app, room, &target).await?;
     let change = change(session, target.clone(), membership, content);
     if membership == Membership::Invite && target.server_name() != app.rooms.server_name() {
         invite_user(app, room, change).await?;
@@ -285,7 +286,7 @@ async fn enter(
         RoomPlace::Here(room) => {
             match &body.third_party_signed {
                 Some(signed) => app.rooms.join_by_third_party(&room, change, signed).await?,
-                None => join_here(app, &room, change).await?,
+                None => join_here((&app.rooms, &app.federation), &room, change).await?,
             }
             room
         }
@@ -302,21 +303,6 @@ async fn enter(
     carry_settings(app, &session.user_id, &room).await;
     app.ephemeral.note_membership(&room, &session.user_id, Membership::Join).await;
     Ok(Json(json!({ "room_id": room.room_id })))
-}
-
-/// Joins a room that this server is in; where nobody here can let the user in, through a server
-/// where somebody can (server-server API, "Restricted rooms").
-async fn join_here(app: &App, room: &Arc<Room>, change: MemberChange) -> MatrixResult<()> {
-    match app.rooms.join(room, change.clone()).await {
-        Err(MembershipError::NobodyCanVouch) => {
-            let servers = app.rooms.servers_in_room(room).await?.to_vec();
-            let (room_id, content) = (room.room_id.clone(), change.content);
-            let entry = RemoteEntry { user: change.target, room_id, servers, content };
-            app.federation.join_remote(&entry).await?;
-            Ok(())
-        }
-        joined => Ok(joined?),
-    }
 }
 
 /// The settings of the room that this one replaces. Without them the user is in all the same.
@@ -350,6 +336,7 @@ async fn moderate(
     if app.rooms.membership_of(&room, &session.user_id).await? != Membership::Join {
         return Err(not_in_room());
     }
+    await_target(app, &room, &target).await?;
     let membership = match moderation {
         Moderation::Kick | Moderation::Unban => Membership::Leave,
         Moderation::Ban => Membership::Ban,

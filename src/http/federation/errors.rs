@@ -15,7 +15,8 @@ impl From<HandshakeError> for MatrixError {
         let message = format!("{error}.");
         let bad_request = |errcode, message| Self::new(StatusCode::BAD_REQUEST, errcode, message);
         match error {
-            HandshakeError::UnknownRoom => Self::not_found(message),
+            // A code of its own for rooms that are not whole is only proposed (MSC3895).
+            HandshakeError::UnknownRoom | HandshakeError::RoomNotWhole => Self::not_found(message),
             HandshakeError::UnknownUser => Self::not_found(message),
             HandshakeError::ServerDenied
             | HandshakeError::NotYourUser

@@ -3,12 +3,18 @@
 
 use std::sync::Arc;
 
-use axum::extract::State;
+use axum::{
+    body::Body,
+    extract::State,
+    http::{HeaderValue, header::CONTENT_TYPE},
+    response::Response,
+};
 use ruma::{EventId, OwnedEventId, OwnedRoomId, RoomId, ServerName};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::{
+    federation::EventsAnswer,
     http::{
         auth::{SignedBody, SignedOrigin},
         error::{MatrixError, MatrixResult},
@@ -16,7 +22,8 @@ use crate::{
         state::{App, AppState},
     },
     protocol::event::Event,
-    rooms::{BACKFILL_EVENTS_MAX, Room, StoredEvent},
+    rooms::{BACKFILL_EVENTS_MAX, Room},
+    storage::EventNid,
 };
 
 /// Events that one answer to `get_missing_events` has when the other server does not say, and at
@@ -75,15 +82,17 @@ pub async fn get_state(
     SignedOrigin(origin): SignedOrigin,
     Path(room_id): Path<OwnedRoomId>,
     Query(query): Query<StateQuery>,
-) -> MatrixResult<RawJson> {
+) -> MatrixResult<Response> {
     let room = find_room(&app, &origin, &room_id).await?;
-    let (state, chain) = load_state(&app, &room, &query.event_id).await?;
-    let mut text = String::from("{\"auth_chain\":");
-    push_events(&mut text, chain.iter().map(|event| event.event.json()));
-    text.push_str(",\"pdus\":");
-    push_events(&mut text, state.iter().map(|event| event.event.json()));
-    text.push('}');
-    Ok(RawJson(text.into()))
+    let (state, chain) = list_state(&app, &room, &query.event_id).await?;
+    // The chain comes first, so that the other server can judge the state while it comes in.
+    let answer = EventsAnswer::new(&app.rooms, &room)
+        .text("{\"auth_chain\":")
+        .events(chain)
+        .text(",\"pdus\":")
+        .events(state)
+        .text("}");
+    Ok(stream_answer(answer))
 }
 
 /// `GET /v1/state_ids/{roomId}`
@@ -94,11 +103,10 @@ pub async fn get_state_ids(
     Query(query): Query<StateQuery>,
 ) -> MatrixResult<Json<Value>> {
     let room = find_room(&app, &origin, &room_id).await?;
-    let (state, chain) = load_state(&app, &room, &query.event_id).await?;
-    let ids = |events: &[Arc<StoredEvent>]| -> Vec<String> {
-        events.iter().map(|event| event.event.event_id().to_string()).collect()
-    };
-    Ok(Json(json!({ "pdu_ids": ids(&state), "auth_chain_ids": ids(&chain) })))
+    let (state, chain) = list_state(&app, &room, &query.event_id).await?;
+    let pdu_ids = app.rooms.list_event_ids(&room, &state).await?;
+    let auth_chain_ids = app.rooms.list_event_ids(&room, &chain).await?;
+    Ok(Json(json!({ "pdu_ids": pdu_ids, "auth_chain_ids": auth_chain_ids })))
 }
 
 /// `GET /v1/event_auth/{roomId}/{eventId}`
@@ -106,14 +114,12 @@ pub async fn get_event_auth(
     State(app): State<AppState>,
     SignedOrigin(origin): SignedOrigin,
     Path((room_id, event_id)): Path<(OwnedRoomId, OwnedEventId)>,
-) -> MatrixResult<RawJson> {
+) -> MatrixResult<Response> {
     let room = find_room(&app, &origin, &room_id).await?;
-    app.rooms.find_any_event(&room, &event_id).await?.ok_or_else(unknown_event)?;
-    let chain = app.rooms.auth_chain(&room, &[event_id]).await?;
-    let mut text = String::from("{\"auth_chain\":");
-    push_events(&mut text, chain.iter().map(|event| event.event.json()));
-    text.push('}');
-    Ok(RawJson(text.into()))
+    let event = app.rooms.find_any_event(&room, &event_id).await?.ok_or_else(unknown_event)?;
+    let chain = app.rooms.list_auth_chain(&room, &[event.nid]).await?;
+    let answer = EventsAnswer::new(&app.rooms, &room).text("{\"auth_chain\":").events(chain);
+    Ok(stream_answer(answer.text("}")))
 }
 
 /// `GET /v1/backfill/{roomId}`
@@ -191,23 +197,24 @@ async fn require_in_room(app: &App, origin: &ServerName, room: &Arc<Room>) -> Ma
     }
 }
 
-type Events = Vec<Arc<StoredEvent>>;
-
 /// The state before an event, and its authorisation chain.
-async fn load_state(app: &App, room: &Arc<Room>, at: &EventId) -> MatrixResult<(Events, Events)> {
+async fn list_state(
+    app: &App,
+    room: &Arc<Room>,
+    at: &EventId,
+) -> MatrixResult<(Vec<EventNid>, Vec<EventNid>)> {
     let state = app.rooms.state_before(room, at).await?.ok_or_else(unknown_event)?;
-    let mut events = Vec::new();
-    for chunk in 0.. {
-        let more = app.rooms.load_state_events(room, &state, chunk).await?;
-        if more.is_empty() {
-            break;
-        }
-        events.extend(more);
-    }
-    let ids: Vec<OwnedEventId> =
-        events.iter().map(|event| event.event.event_id().to_owned()).collect();
-    let chain = app.rooms.auth_chain(room, &ids).await?;
-    Ok((events, chain))
+    let state: Vec<EventNid> = state.iter().map(|(_, nid)| nid).collect();
+    let chain = app.rooms.list_auth_chain(room, &state).await?;
+    Ok((state, chain))
+}
+
+/// An answer that is written while it goes out.
+pub fn stream_answer(answer: EventsAnswer) -> Response {
+    let mut response = Response::new(Body::from_stream(answer.into_chunks()));
+    let json = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(CONTENT_TYPE, json);
+    response
 }
 
 /// Events as a transaction of this server.

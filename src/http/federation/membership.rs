@@ -1,17 +1,18 @@
 //! Joins, leaves and knocks of other servers' users (Server-Server API, "Joining Rooms", "Leaving
 //! Rooms", "Knocking upon a room").
 
-use axum::extract::State;
+use axum::{extract::State, response::Response};
 use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::events::stream_answer;
 use crate::{
     federation::{SupportedVersions, Template},
     http::{
         auth::{SignedOrigin, SignedText},
         error::MatrixResult,
-        json::{Empty, Json, Path, Query, RawJson},
+        json::{Empty, Json, Path, Query},
         state::AppState,
     },
 };
@@ -67,10 +68,10 @@ pub async fn send_join(
     Path((room_id, event_id)): Path<(OwnedRoomId, OwnedEventId)>,
     Query(query): Query<SendJoinQuery>,
     SignedText(origin, text): SignedText,
-) -> MatrixResult<RawJson> {
+) -> MatrixResult<Response> {
     let place = (&*room_id, &*event_id);
     let answer = app.federation.take_join(&origin, place, &text, query.omit_members).await?;
-    Ok(RawJson(answer.write().into()))
+    Ok(stream_answer(answer))
 }
 
 /// `PUT /v1/send_join/{roomId}/{eventId}`: the answer in a pair with 200.
@@ -78,10 +79,10 @@ pub async fn send_join_v1(
     State(app): State<AppState>,
     Path((room_id, event_id)): Path<(OwnedRoomId, OwnedEventId)>,
     SignedText(origin, text): SignedText,
-) -> MatrixResult<RawJson> {
+) -> MatrixResult<Response> {
     let place = (&*room_id, &*event_id);
     let answer = app.federation.take_join(&origin, place, &text, false).await?;
-    Ok(RawJson(format!("[200,{}]", answer.write()).into()))
+    Ok(stream_answer(answer.after("[200,").text("]")))
 }
 
 /// `PUT /v2/send_leave/{roomId}/{eventId}`

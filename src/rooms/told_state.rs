@@ -1,0 +1,161 @@
+//! The state before an event as other servers tell it: asked for by IDs, what is not here fetched, and
+//! every event of it judged by its own authorisation events. Memory is bounded: a large answer is stored
+//! while it comes in. Not for whom to believe: what is told is one side of a fork, or a room being entered.
+
+use std::{collections::HashMap, sync::Arc};
+
+use ruma::OwnedEventId;
+use tokio::sync::mpsc;
+
+use super::{
+    event_store::StoredEvent,
+    gap::Hunt,
+    head_change::membership_number,
+    receive::ReceiveError,
+    source::{EventSource, FETCH_EVENTS_MAX, StateIds},
+    state::{State, StateMap},
+};
+use crate::{
+    protocol::{event::Event, membership::Membership},
+    storage::{EventNid, StorageError},
+};
+
+/// A state is asked for as events, not as IDs, when more of it is unknown.
+const SINGLE_EVENTS_MAX: usize = 500;
+/// A state counts as known when at most one in so many of its events cannot be had: signed with lost keys,
+/// or broken.
+const ABSENT_SHARE: usize = 50;
+/// Batches of events that wait to be stored.
+const BATCHES_WAITING_MAX: usize = 2;
+/// Events that are kept until what they name has come. An honest answer has the chains first, or is of a
+/// room that fits.
+const HELD_EVENTS_MAX: usize = 400_000;
+/// Events of a state that are looked at together.
+const STEP: usize = 1000;
+
+/// A state that other servers told, stored.
+pub(super) struct ToldState {
+    pub state: State,
+    /// The memberships in it (1 join …), by their events.
+    pub memberships: HashMap<EventNid, i64>,
+}
+
+impl Hunt<'_> {
+    /// The state before an event, if anybody tells it. While a room's members are missing, what is known
+    /// has to do: it is corrected when they have come.
+    pub async fn fetch_state_before(&self, event: &Event) -> Result<Option<State>, ReceiveError> {
+        let head = self.room.head();
+        if head.partial().is_some() {
+            return Ok(Some(head.state.clone()));
+        }
+        Ok(self.fetch_told_state(event).await?.map(|told| told.state))
+    }
+
+    /// The state before an event as the network tells it.
+    pub async fn fetch_told_state(&self, event: &Event) -> Result<Option<ToldState>, ReceiveError> {
+        let Some(source) = self.source.clone() else {
+            return Ok(None);
+        };
+        let id = event.event_id();
+        let Some(ids) = source.fetch_state_ids(self.question(), id).await else {
+            return Ok(None);
+        };
+        let unknown = self.list_unknown(&ids).await?;
+        let (room_id, count) = (&self.room.room_id, ids.state.len());
+        tracing::info!(room.id = %room_id, event.id = %id, count, unknown = unknown.len(), "a state is told");
+        if unknown.len() > SINGLE_EVENTS_MAX {
+            self.fetch_all(&*source, event).await?;
+        } else {
+            let mut events = Vec::with_capacity(unknown.len());
+            for chunk in unknown.chunks(FETCH_EVENTS_MAX) {
+                events.extend(source.fetch_events(self.question(), chunk).await);
+            }
+            self.import(&*source, events).await?;
+        }
+        self.put_together(&ids).await
+    }
+
+    async fn list_unknown(&self, ids: &StateIds) -> Result<Vec<OwnedEventId>, StorageError> {
+        let all = || ids.state.iter().chain(&ids.auth_chain);
+        let here = self.rooms.events().find_nids(all().map(|id| &**id)).await?;
+        let mut unknown: Vec<OwnedEventId> =
+            all().filter(|id| !here.contains_key(*id)).cloned().collect();
+        unknown.sort_unstable();
+        unknown.dedup();
+        Ok(unknown)
+    }
+
+    /// Fetches the state as events and stores them as they come.
+    async fn fetch_all(&self, source: &dyn EventSource, event: &Event) -> Result<(), ReceiveError> {
+        let (batches, arrivals) = mpsc::channel(BATCHES_WAITING_MAX);
+        let streamed = source.stream_state(self.question(), event.event_id(), batches);
+        let (is_whole, stored) = tokio::join!(streamed, self.store_batches(arrivals));
+        let rest = stored?;
+        if !is_whole {
+            tracing::info!(room.id = %self.room.room_id, "a state broke off");
+        }
+        self.import(source, rest).await
+    }
+
+    /// Stores what comes; returns what could not be judged because of what has not come.
+    async fn store_batches(
+        &self,
+        mut arrivals: mpsc::Receiver<Vec<Arc<Event>>>,
+    ) -> Result<Vec<Arc<Event>>, ReceiveError> {
+        let (mut held, mut count) = (Vec::new(), 0_usize);
+        while let Some(batch) = arrivals.recv().await {
+            let before = count;
+            count += batch.len();
+            let here = {
+                let _alone = self.room.receiving.lock().await;
+                self.rooms.import_outliers(self.room, &batch).await?
+            };
+            let is_here = |event: &&Arc<Event>| here.contains_key(event.event_id());
+            held.extend(batch.iter().filter(|event| !is_here(event)).cloned());
+            held.truncate(HELD_EVENTS_MAX);
+            if before / 10_000 != count / 10_000 {
+                tracing::info!(room.id = %self.room.room_id, events = count, "a state comes in");
+            }
+        }
+        Ok(held)
+    }
+
+    /// The state that these events make up, as far as they are here.
+    async fn put_together(&self, ids: &StateIds) -> Result<Option<ToldState>, ReceiveError> {
+        let mut map = StateMap::new();
+        let mut memberships = HashMap::new();
+        let mut present = 0;
+        for step in ids.state.chunks(STEP) {
+            let here = self.rooms.load_here(self.room, step.iter().map(|id| &**id)).await?;
+            present += here.len();
+            for event in here.into_values() {
+                note_entry(&event, &mut map, &mut memberships);
+            }
+        }
+        let absent = ids.state.len().saturating_sub(present);
+        if absent * ABSENT_SHARE > ids.state.len() || present == 0 {
+            tracing::info!(room.id = %self.room.room_id, absent, "a state is not whole");
+            return Ok(None);
+        }
+        let head = self.room.head();
+        let nid = self.rooms.0.next_state_nid();
+        let (state, row) = State::near(&[&head.state], &map, nid)?;
+        if let Some(row) = row {
+            self.rooms.store_snapshot(&row).await?;
+        }
+        Ok(Some(ToldState { state, memberships }))
+    }
+}
+
+/// Rejected events, and what is no state, are left out.
+fn note_entry(event: &StoredEvent, map: &mut StateMap, memberships: &mut HashMap<EventNid, i64>) {
+    let Some(key) = event.state_key_nid.filter(|_| !event.is_rejected() && !event.is_waiting())
+    else {
+        return;
+    };
+    map.insert(key, event.nid);
+    if key.is_membership() {
+        let membership = Membership::of_state(Some(&event.event));
+        memberships.insert(event.nid, membership_number(membership));
+    }
+}
