@@ -9,15 +9,22 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use super::{Accounts, push_rules::PUSH_RULES_KIND};
-use crate::storage::{
-    StorageError, WriteTx,
-    account_data::{self, StoredAccountData},
+use crate::{
+    protocol::invite_permission::{
+        INVITE_FILTER_KIND, INVITE_PERMISSION_KIND, InvitePermission, InviteVerdict,
+    },
+    storage::{
+        StorageError, WriteTx,
+        account_data::{self, StoredAccountData},
+    },
 };
 
 /// The type under which tags are kept.
 pub const TAGS_KIND: &str = "m.tag";
 /// The type under which a user lists whom to ignore.
 pub const IGNORED_USERS_KIND: &str = "m.ignored_user_list";
+/// The content of account data that are deleted: a sync carries it to the other devices (MSC3391).
+pub const DELETED: &str = "{}";
 /// Pieces of account data that one user may have, and their total size.
 const PIECES_MAX: i64 = 100_000;
 const TOTAL_BYTES_MAX: i64 = 64 << 20;
@@ -53,9 +60,13 @@ impl Accounts {
         let mut tx = WriteTx::new();
         let room = room_id.map_or("", RoomId::as_str);
         account_data::push_data(&mut tx, user_id.as_str(), room, kind, content);
-        let ignored = (room_id.is_none() && kind == IGNORED_USERS_KIND)
-            .then(|| (self.ignored_cache.clone(), user_id.to_owned()));
-        let applied = move || ignored.into_iter().for_each(|(cache, user)| cache.forget(&user));
+        let (ignored, invites) = (self.ignored_cache.clone(), self.invite_cache.clone());
+        let (kind, user) = (kind.to_owned(), user_id.to_owned());
+        let applied = move || match kind.as_str() {
+            IGNORED_USERS_KIND => ignored.forget(&user),
+            INVITE_PERMISSION_KIND | INVITE_FILTER_KIND => invites.forget(&user),
+            _ => {}
+        };
         Ok(self.changes.commit(tx, user_id, applied).await?)
     }
 
@@ -117,6 +128,36 @@ impl Accounts {
         let ignored = Arc::new(parse_ignored_users(content.as_deref()));
         self.ignored_cache.insert(user_id, ignored.clone(), epoch);
         Ok(ignored)
+    }
+
+    /// Whose invitations a user takes (Client-Server API, "Invite permission"; MSC4155), from memory
+    /// when warm. Whom they ignore is not in it.
+    pub async fn load_invite_permission(
+        &self,
+        user_id: &UserId,
+    ) -> Result<Arc<InvitePermission>, StorageError> {
+        if let Some(permission) = self.invite_cache.get(user_id) {
+            return Ok(permission);
+        }
+        let epoch = self.invite_cache.epoch();
+        let (database, user) = (&self.database, user_id.as_str());
+        let permission = account_data::find(database, user, "", INVITE_PERMISSION_KIND).await?;
+        let filter = account_data::find(database, user, "", INVITE_FILTER_KIND).await?;
+        let permission = InvitePermission::parse(permission.as_deref(), filter.as_deref());
+        let permission = Arc::new(permission);
+        self.invite_cache.insert(user_id, permission.clone(), epoch);
+        Ok(permission)
+    }
+
+    /// Whether a user does not want to see an invitation by `sender`.
+    pub async fn hides_invite(
+        &self,
+        user_id: &UserId,
+        sender: &UserId,
+    ) -> Result<bool, StorageError> {
+        let permission = self.load_invite_permission(user_id).await?;
+        Ok(permission.judge(sender) != InviteVerdict::Take
+            || self.load_ignored_users(user_id).await?.contains(sender))
     }
 
     /// The tags of a room: an object of tags and their contents.
@@ -197,8 +238,9 @@ pub fn is_deleted(content: &str) -> bool {
     inner.is_some_and(|inner| inner.trim().is_empty())
 }
 
-/// Clients write this list, so what is not understood in it is left out.
-fn parse_ignored_users(content: Option<&str>) -> HashSet<OwnedUserId> {
+/// The users in a content of `m.ignored_user_list`. Clients write this list, so what is not understood
+/// in it is left out.
+pub fn parse_ignored_users(content: Option<&str>) -> HashSet<OwnedUserId> {
     let content: Option<Value> = content.and_then(|text| serde_json::from_str(text).ok());
     let list = content.as_ref().and_then(|content| content["ignored_users"].as_object());
     list.into_iter().flatten().filter_map(|(user, _)| UserId::parse(user).ok()).collect()

@@ -4,11 +4,15 @@ use std::sync::Arc;
 
 use ruma::{OwnedUserId, UserId};
 
+use super::account_data::{DELETED, is_deleted};
 use crate::{
     hook::Hook,
     notifier::Notifier,
-    storage::{StorageError, WriteTransaction, WriteTx, Writer},
+    storage::{StorageError, WriteTransaction, WriteTx, Writer, account_data},
 };
+
+/// Before the ID of the device that it is about: account data that say whether it is silent (MSC3890).
+const LOCAL_NOTIFICATIONS_PREFIX: &str = "org.matrix.msc3890.local_notification_settings.";
 
 /// Called with the user and the stream position of the change, right after its commit.
 pub type ChangeHook = dyn Fn(&UserId, i64) + Send + Sync;
@@ -70,6 +74,26 @@ impl Changes {
             Ok(())
         });
         committing.await.map_err(|_| StorageError::Closed)?
+    }
+
+    /// Deletes what the user's clients have noted for devices that are gone: whether they are silent
+    /// (MSC3890). Other devices hear of it.
+    pub async fn forget_devices(
+        &self,
+        tx: &mut WriteTransaction<'_>,
+        user_id: &UserId,
+        device_ids: &[String],
+    ) -> Result<(), StorageError> {
+        for device_id in device_ids {
+            let kind = format!("{LOCAL_NOTIFICATIONS_PREFIX}{device_id}");
+            let stored = account_data::find_in(tx, user_id.as_str(), "", &kind).await?;
+            if stored.is_some_and(|content| !is_deleted(&content)) {
+                let user = user_id.as_str();
+                let position = account_data::set(tx, user, "", &kind, DELETED).await?;
+                self.note_in(tx, user_id, position);
+            }
+        }
+        Ok(())
     }
 
     fn note(&self, user_id: &UserId, position: i64) {

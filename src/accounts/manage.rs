@@ -6,6 +6,7 @@ use ruma::{DeviceId, OwnedUserId, UserId};
 
 use super::{
     Accounts,
+    changes::Changes,
     flags::AccountFlags,
     login::{DeviceRequest, LoginError},
     register::RegisterError,
@@ -99,15 +100,15 @@ impl Accounts {
         let hash = self.passwords.hash(password).await;
         let (user_id, watcher) = (user_id.to_owned(), self.device_watcher.get());
         let kept = kept.map(ToString::to_string);
-        let sessions = self.sessions.clone();
+        let (sessions, changes) = (self.sessions.clone(), self.changes.clone());
         self.writer
             .transact(move |tx| {
                 Box::pin(async move {
                     load_active(tx, &user_id).await?;
                     accounts::set_password(tx, user_id.as_str(), Some(&hash)).await?;
                     if logout {
-                        let watcher = watcher.as_deref();
-                        let gone = end_devices(tx, &user_id, kept.as_deref(), watcher).await?;
+                        let parts = (&changes, watcher.as_deref());
+                        let gone = end_devices(tx, &user_id, kept.as_deref(), parts).await?;
                         sessions.forget_with(tx, gone);
                     }
                     Ok(())
@@ -141,6 +142,7 @@ impl Accounts {
     pub async fn deactivate(&self, user_id: &UserId, erase: bool) -> Result<(), ManageError> {
         let (target, watcher) = (user_id.to_owned(), self.device_watcher.get());
         let (sessions, forget) = (self.sessions.clone(), self.forget_personal_data(user_id));
+        let changes = self.changes.clone();
         let deactivated: Result<(), ManageError> = self
             .writer
             .transact(move |tx| {
@@ -150,7 +152,8 @@ impl Accounts {
                     let flags = flags.with(AccountFlags::ERASED, erase);
                     accounts::set_flags(tx, target.as_str(), flags.0).await?;
                     accounts::set_password(tx, target.as_str(), None).await?;
-                    let gone = end_devices(tx, &target, None, watcher.as_deref()).await?;
+                    let parts = (&changes, watcher.as_deref());
+                    let gone = end_devices(tx, &target, None, parts).await?;
                     accounts::delete_personal_data(tx, target.as_str()).await?;
                     if let Some(watcher) = watcher {
                         watcher.account_deactivated(tx, &target).await?;
@@ -248,7 +251,7 @@ impl Accounts {
         device_ids: Vec<String>,
     ) -> Result<(), StorageError> {
         let (target, watcher) = (user_id.to_owned(), self.device_watcher.get());
-        let sessions = self.sessions.clone();
+        let (sessions, changes) = (self.sessions.clone(), self.changes.clone());
         let deleted: Result<(), StorageError> = self
             .writer
             .transact(move |tx| {
@@ -263,6 +266,7 @@ impl Accounts {
                     if let Some(watcher) = watcher {
                         watcher.devices_deleted(tx, &target, &device_ids).await?;
                     }
+                    changes.forget_devices(tx, &target, &device_ids).await?;
                     sessions.forget_with(tx, gone);
                     Ok(())
                 })
@@ -281,12 +285,13 @@ impl Accounts {
     /// Logs a user out everywhere, and deletes all devices.
     pub async fn log_out_everywhere(&self, user_id: &UserId) -> Result<(), StorageError> {
         let (target, watcher) = (user_id.to_owned(), self.device_watcher.get());
-        let sessions = self.sessions.clone();
+        let (sessions, changes) = (self.sessions.clone(), self.changes.clone());
         let ended: Result<(), StorageError> = self
             .writer
             .transact(move |tx| {
                 Box::pin(async move {
-                    let gone = end_devices(tx, &target, None, watcher.as_deref()).await?;
+                    let parts = (&changes, watcher.as_deref());
+                    let gone = end_devices(tx, &target, None, parts).await?;
                     sessions.forget_with(tx, gone);
                     Ok(())
                 })
@@ -335,12 +340,13 @@ async fn end_devices(
     tx: &mut WriteTransaction<'_>,
     user_id: &UserId,
     kept: Option<&str>,
-    watcher: Option<&dyn DeviceWatcher>,
+    (changes, watcher): (&Changes, Option<&dyn DeviceWatcher>),
 ) -> Result<Vec<tokens::TokenHash>, StorageError> {
     let device_ids = devices::delete_of_user(tx, user_id.as_str(), kept).await?;
     let gone = tokens::delete_of_user(tx, user_id.as_str(), kept).await?;
     if let Some(watcher) = watcher {
         watcher.devices_deleted(tx, user_id, &device_ids).await?;
     }
+    changes.forget_devices(tx, user_id, &device_ids).await?;
     Ok(gone)
 }

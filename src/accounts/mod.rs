@@ -15,6 +15,7 @@ pub mod register;
 pub mod registration_tokens;
 pub mod sessions;
 pub mod third_party_ids;
+pub mod thread_subscriptions;
 mod user_cache;
 pub mod validation;
 
@@ -37,6 +38,7 @@ use crate::{
     hook::Hook,
     notifier::Notifier,
     outbound::Mailer,
+    protocol::invite_permission::InvitePermission,
     storage::{
         Database, StorageError, Writer, third_party_ids as stored_ids,
         tokens::{self, ShortTokenKind},
@@ -50,7 +52,7 @@ const PROFILES_PART: u64 = 12;
 /// What a profile and a set of push rules take in memory, roughly.
 const PROFILE_WEIGHT_BYTES: u64 = 600;
 const PUSH_RULES_WEIGHT_BYTES: u64 = 12_000;
-/// A list of ignored users is mostly empty.
+/// A list of ignored users is mostly empty, as is what is said of invitations; they share a part.
 const IGNORED_WEIGHT_BYTES: u64 = 400;
 /// How often expired tokens are deleted.
 const CLEANING_PAUSE: Duration = Duration::from_secs(60 * 60);
@@ -76,6 +78,7 @@ pub struct Accounts {
     profile_cache: Arc<UserCache<Profile>>,
     push_rule_cache: Arc<UserCache<PushRules>>,
     ignored_cache: Arc<UserCache<HashSet<OwnedUserId>>>,
+    invite_cache: Arc<UserCache<InvitePermission>>,
     device_watcher: Hook<dyn DeviceWatcher>,
     name_keeper: Hook<dyn NameKeeper>,
 }
@@ -101,7 +104,8 @@ impl Accounts {
             push_rule_cache: Arc::new(UserCache::new(entries(PUSH_RULES_WEIGHT_BYTES))),
             device_watcher: Hook::default(),
             name_keeper: Hook::default(),
-            ignored_cache: Arc::new(UserCache::new(entries(IGNORED_WEIGHT_BYTES))),
+            ignored_cache: Arc::new(UserCache::new(entries(2 * IGNORED_WEIGHT_BYTES))),
+            invite_cache: Arc::new(UserCache::new(entries(2 * IGNORED_WEIGHT_BYTES))),
             changes: Changes::new(notifier, writer.clone()),
             config,
             clock,
@@ -179,12 +183,13 @@ impl Accounts {
     fn forget_personal_data(&self, user_id: &UserId) -> impl FnOnce() + Send + 'static {
         let profiles = self.profile_cache.clone();
         let push_rules = self.push_rule_cache.clone();
-        let ignored = self.ignored_cache.clone();
+        let (ignored, invites) = (self.ignored_cache.clone(), self.invite_cache.clone());
         let (bell, user_id) = (self.job_bell.clone(), user_id.to_owned());
         move || {
             profiles.forget(&user_id);
             push_rules.forget(&user_id);
             ignored.forget(&user_id);
+            invites.forget(&user_id);
             bell.notify_one();
         }
     }

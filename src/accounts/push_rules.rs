@@ -11,7 +11,10 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Accounts;
-use crate::storage::{StorageError, account_data};
+use crate::{
+    protocol::push_rules::{default_ruleset, thread_rules},
+    storage::{StorageError, account_data},
+};
 
 /// The type of the account data.
 pub const PUSH_RULES_KIND: &str = "m.push_rules";
@@ -60,7 +63,7 @@ struct StoredRules {
 impl PushRules {
     /// The predefined rules of a user.
     pub fn predefined(user_id: &UserId) -> Self {
-        Self { global: Ruleset::server_default(user_id) }
+        Self { global: default_ruleset(user_id) }
     }
 
     /// The content of the account data, with every kind of rules, even those without any.
@@ -79,13 +82,20 @@ impl PushRules {
         global
     }
 
+    /// Adds the rules for threads, once; false when they are there.
+    pub fn add_thread_rules(&mut self) -> bool {
+        let before = self.global.postcontent.len();
+        self.global.postcontent.extend(thread_rules());
+        self.global.postcontent.len() > before
+    }
+
     /// Reads the content of the account data.
     pub fn parse(content: &str, user_id: &UserId) -> Result<Self, StorageError> {
         let stored: StoredRules = serde_json::from_str(content)
             .map_err(|error| StorageError::Damaged(format!("push rules: {error}")))?;
         let mut rules = Self { global: stored.global };
         // Rules that were predefined since then; the user's switches and actions stay.
-        rules.global.update_with_server_default(Ruleset::server_default(user_id));
+        rules.global.update_with_server_default(default_ruleset(user_id));
         Ok(rules)
     }
 }

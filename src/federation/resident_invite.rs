@@ -32,18 +32,18 @@ pub struct ArrivedInvite {
 type Result<T> = std::result::Result<T, HandshakeError>;
 
 impl Federation {
-    /// The user of this server whom an invitation is for, if it is one.
+    /// The user of this server whom an invitation is for, if it is one, and who invites them.
     pub async fn find_invited(
         &self,
         origin: &ServerName,
         place: (&RoomId, &EventId),
         invite: &ArrivedInvite,
-    ) -> Result<OwnedUserId> {
+    ) -> Result<(OwnedUserId, OwnedUserId)> {
         let named = Event::parse(&invite.event, invite.version.rules())?;
         let target = self.check_invite(origin, &named, place)?;
         let account = self.accounts().find_account(&target).await?;
         match account.is_some_and(|account| !account.flags.is_deactivated()) {
-            true => Ok(target),
+            true => Ok((target, named.sender().to_owned())),
             false => Err(HandshakeError::UnknownUser),
         }
     }
@@ -138,12 +138,18 @@ impl Federation {
 
 /// Stripped state (client-server API, "Stripped state").
 pub fn strip(event: &Event) -> Value {
-    serde_json::json!({
+    let mut stripped = serde_json::json!({
         "type": event.kind(),
         "state_key": event.state_key(),
         "sender": event.sender(),
         "content": event.content_as::<Map<String, Value>>().unwrap_or_default(),
-    })
+    });
+    // Clients get this one in full (MSC4311).
+    if event.kind() == "m.room.create" {
+        stripped["origin_server_ts"] = event.origin_server_ts().into();
+        stripped["event_id"] = event.event_id().as_str().into();
+    }
+    stripped
 }
 
 /// The same of an entry that may be no event; `None` when something is missing.

@@ -12,10 +12,10 @@ use super::{
     client::{
         account, account_data, admin, appservice, auth_fallback, capabilities, confirm_address,
         create_room, cross_signing, dehydrated_device, delayed_events, device_keys, devices,
-        filter, invites, login, logout, media, messages, notifications, old_sync, openid, presence,
+        event_relationships, filter, invites, login, logout, media, messages, notifications, old_sync, openid, presence,
         profile, push_rules, pushers, receipts, register, relations, reports, room_aliases,
         room_keys, room_overview, room_state, room_upgrade, rooms_membership, search, send,
-        sliding_sync, sso, sync, third_party, third_party_ids, to_device, typing, user_directory,
+        sliding_sync, sso, sync, third_party, third_party_ids, thread_subscriptions, to_device, typing, user_directory,
         versions, voip,
     },
     federation, health,
@@ -67,6 +67,22 @@ pub fn build_router(app: AppState) -> Router {
         .plain(
             &msc4140("/rooms/{roomId}/delayed_event/{eventType}/{txnId}"),
             put(delayed_events::schedule),
+        )
+        // event_relationships.rs
+        .plain(
+            "/_matrix/client/unstable/event_relationships",
+            post(event_relationships::post_relationships),
+        )
+        // thread_subscriptions.rs
+        .plain(
+            "/_matrix/client/unstable/io.element.msc4306/rooms/{roomId}/thread/{eventId}/subscription",
+            get(thread_subscriptions::get)
+                .put(thread_subscriptions::follow)
+                .delete(thread_subscriptions::unfollow),
+        )
+        .plain(
+            "/_matrix/client/unstable/io.element.msc4308/thread_subscriptions",
+            get(thread_subscriptions::list_changes),
         )
         // versions.rs
         .plain("/_matrix/client/versions", get(versions::get_versions))

@@ -13,6 +13,7 @@ pub mod event_format;
 pub mod event_hash;
 pub mod event_signatures;
 pub mod history_visibility;
+pub mod invite_permission;
 pub mod membership;
 pub mod policy_server;
 pub mod power_levels;

@@ -30,7 +30,7 @@ pub fn is_server_allowed(acl: Option<&Event>, server: &ServerName) -> bool {
 }
 
 /// `*` for any text, `?` for one character; in time proportional to the product of the lengths.
-fn glob_matches(pattern: &[u8], text: &[u8]) -> bool {
+pub(super) fn glob_matches(pattern: &[u8], text: &[u8]) -> bool {
     let (mut at, mut position) = (0, 0);
     // Where the last `*` stood, and the text that it takes up to now.
     let mut star: Option<(usize, usize)> = None;

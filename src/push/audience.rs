@@ -1,9 +1,12 @@
 //! Which members of a room have push rules of their own: everybody else gets what is default, so
 //! that a message costs nothing per member. One audience per room in memory, read on demand.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
 };
 
 use parking_lot::Mutex;
@@ -11,8 +14,8 @@ use quick_cache::sync::Cache;
 use ruma::{OwnedUserId, UserId};
 use serde::Deserialize;
 
+use super::wishes::Wishes;
 use crate::{
-    accounts::push_rules::PushRules,
     cache_figures::CacheFigures,
     protocol::{membership::Membership, power_levels::PowerLevels, push_rules::CompiledRules},
     rooms::{Head, MEMBER, NotedWeight, NotedWeighter, Room, Rooms, Weighed, reweigh},
@@ -25,11 +28,12 @@ const PLAIN_BYTES: u64 = 120;
 /// What the compiled rules of one user take, roughly.
 const RULES_BYTES: u64 = 12_000;
 
-/// A member whose rules are not the default ones.
+/// A member whose rules are not the default ones, or who ignores somebody.
 #[derive(Clone)]
 pub(super) struct Listener {
     pub user_id: OwnedUserId,
     pub rules: Arc<CompiledRules>,
+    pub ignored: HashSet<OwnedUserId>,
     /// Their name in the room.
     pub display_name: Option<String>,
     /// Whether nothing notifies them by default now.
@@ -122,26 +126,26 @@ impl Audiences {
         self.rooms.iter().for_each(|(_, audience)| audience.recheck(user));
     }
 
-    /// The rules of those users who have some of their own.
-    async fn list_rules(
+    /// The wishes of those users who have some.
+    async fn list_wishes(
         &self,
         rooms: &Rooms,
         users: &[OwnedUserId],
-    ) -> Result<Vec<(String, String)>, StorageError> {
+    ) -> Result<BTreeMap<String, Wishes>, StorageError> {
         let epoch = self.epoch.load(Ordering::SeqCst);
         let unknown = users.iter().filter(|user| self.plain.get(*user).is_none());
         let unknown: Vec<&str> = unknown.map(|user| user.as_str()).collect();
         if unknown.is_empty() {
-            return Ok(Vec::new());
+            return Ok(BTreeMap::new());
         }
-        let rows = storage::counts::list_rules_of_users(rooms.database(), &unknown).await?;
-        for user in users.iter().filter(|user| !rows.iter().any(|(known, _)| *known == **user)) {
+        let found = Wishes::load(rooms.database(), &unknown).await?;
+        for user in users.iter().filter(|user| !found.contains_key(user.as_str())) {
             self.plain.insert(user.clone(), ());
             if self.epoch.load(Ordering::SeqCst) != epoch {
                 self.plain.remove(user);
             }
         }
-        Ok(rows)
+        Ok(found)
     }
 }
 
@@ -212,19 +216,21 @@ impl Audience {
         unchecked: &Unchecked,
     ) -> Result<(), StorageError> {
         let database = rooms.database();
-        let rows = match unchecked {
-            Unchecked::All => storage::counts::list_rules_of_members(database, room.nid).await?,
-            Unchecked::Users(users) => audiences.list_rules(rooms, users).await?,
+        let wishes = match unchecked {
+            Unchecked::All => {
+                Wishes::group(storage::counts::list_wishes_of_members(database, room.nid).await?)
+            }
+            Unchecked::Users(users) => audiences.list_wishes(rooms, users).await?,
         };
-        let user_ids: Vec<&str> = rows.iter().map(|(user, _)| user.as_str()).collect();
+        let user_ids: Vec<&str> = wishes.keys().map(String::as_str).collect();
         let quiet = match user_ids.is_empty() {
             true => Vec::new(),
             false => storage::counts::list_quiet_in_room(database, &user_ids, room.nid).await?,
         };
         let mut found = Vec::new();
-        for (user, content) in &rows {
+        for (user, wishes) in &wishes {
             let is_quiet = quiet.iter().any(|row| row.user_id == *user);
-            found.extend(listen(rooms, room, (user, content), is_quiet).await?);
+            found.extend(listen(rooms, room, (user, wishes), is_quiet).await?);
         }
         let mut listeners = self.listeners.lock();
         match unchecked {
@@ -241,7 +247,7 @@ impl Audience {
 async fn listen(
     rooms: &Rooms,
     room: &Room,
-    (user, content): (&str, &str),
+    (user, wishes): (&str, &Wishes),
     is_quiet: bool,
 ) -> Result<Option<Listener>, StorageError> {
     #[derive(Deserialize)]
@@ -256,17 +262,18 @@ async fn listen(
     if membership != Membership::Join {
         return Ok(None);
     }
-    let rules = compile(content, &user_id)?;
-    if rules.is_default() && !is_quiet {
+    let (rules, ignored) = (wishes.compile_rules(&user_id)?, wishes.ignored_users());
+    if rules.is_default() && ignored.is_empty() && !is_quiet {
         return Ok(None);
     }
     let name = member.and_then(|event| event.event.content_as::<Name>().ok());
     let display_name = name.and_then(|name| name.displayname);
-    Ok(Some(Listener { user_id, rules: Arc::new(rules), display_name, is_quiet, turns: 0 }))
-}
-
-/// Compiles the content of `m.push_rules`.
-pub(super) fn compile(content: &str, user: &UserId) -> Result<CompiledRules, StorageError> {
-    let rules = PushRules::parse(content, user)?;
-    Ok(CompiledRules::compile(&rules.global, user))
+    Ok(Some(Listener {
+        user_id,
+        rules: Arc::new(rules),
+        ignored,
+        display_name,
+        is_quiet,
+        turns: 0,
+    }))
 }

@@ -11,10 +11,11 @@ use serde_json::Value;
 
 use super::{
     PushParts,
-    audience::{Audience, Listener, compile},
+    audience::{Audience, Listener},
     counts::Changes,
     tally::{Deviation, Exception, MAIN},
     threads::{find_thread_of_request, list_mentions},
+    wishes::Wishes,
 };
 use crate::{
     protocol::{
@@ -25,11 +26,14 @@ use crate::{
     storage::{
         self, Cell, StorageError, WriteTx,
         counts::{DeviationRow, ExceptionRow},
+        thread_subscriptions::{ThreadName, list_followers},
     },
 };
 
 /// A listener turns quiet or back this often; after that each event gets a row.
 const TURNS_MAX: u8 = 16;
+/// Those who follow one thread, at most; who follows it as one more is not heard of.
+const FOLLOWERS_MAX: usize = 100_000;
 
 /// What judging the requests of one append needs.
 struct Judge {
@@ -44,6 +48,8 @@ struct Subject {
     thread: Option<OwnedEventId>,
     /// Whom the event names, with their rules.
     named: Vec<(OwnedUserId, CompiledRules)>,
+    /// Who follows the thread, where somebody's rules ask for that.
+    followers: Vec<String>,
 }
 
 /// What an event does.
@@ -91,6 +97,11 @@ impl PushParts {
         }
         if let Some(room) = room {
             subject.thread = find_thread_of_request(rooms, room, request).await?;
+            let asks = || audience.listeners.lock().iter().any(|l| l.rules.asks_for_threads());
+            if let Some(root) = subject.thread.as_ref().filter(|_| asks()) {
+                let thread = ThreadName { room: room.nid, root: root.as_str() };
+                subject.followers = list_followers(rooms.database(), thread, FOLLOWERS_MAX).await?;
+            }
             for user in list_mentions(&request.content).filter_map(|user| self.find_local(user)) {
                 let is_listener =
                     audience.listeners.lock().iter().any(|listener| listener.user_id == user);
@@ -107,14 +118,14 @@ impl PushParts {
             return Ok(subject);
         }
         let user_ids: Vec<&str> = named.iter().map(|user| user.as_str()).collect();
-        let own = storage::counts::list_rules_of_users(rooms.database(), &user_ids).await?;
+        let mut wishes = Wishes::load(rooms.database(), &user_ids).await?;
         for user in named {
-            let content = own.iter().find(|(known, _)| *known == *user);
-            let rules = match content {
-                Some((_, content)) => compile(content, &user)?,
-                None => CompiledRules::compile(&ruma::push::Ruleset::server_default(&user), &user),
-            };
-            subject.named.push((user, rules));
+            let wishes = wishes.remove(user.as_str()).unwrap_or_default();
+            let is_refused = request.kind == MEMBER && !wishes.takes_invite(&request.sender);
+            if !is_refused && !wishes.ignored_users().contains(&request.sender) {
+                let rules = wishes.compile_rules(&user)?;
+                subject.named.push((user, rules));
+            }
         }
         Ok(subject)
     }
@@ -199,11 +210,13 @@ impl Case<'_> {
             let levels = self.judge.audience.power_levels(self.accepted.room, self.accepted.head);
             let members = self.accepted.head.joined_count.max(0).cast_unsigned();
             let case = PushEvent::new(event, members, &levels, &parts.defaults);
+            let case = case.followed_by(self.subject.followers.iter().cloned());
             let default = Effect::of(parts.defaults.evaluate(&case, &parts.nobody, None).as_ref());
             for listener in listeners.iter_mut().filter(|l| l.user_id != event.sender()) {
                 let rules = Arc::clone(&listener.rules);
                 let name = listener.display_name.as_deref();
                 let outcome = rules.evaluate(&case, &listener.user_id, name);
+                let outcome = outcome.filter(|_| !listener.ignored.contains(event.sender()));
                 self.apply(listener, default, outcome.as_ref(), changes, tx);
             }
             for (user, rules) in &self.subject.named {
@@ -281,7 +294,11 @@ impl Case<'_> {
         let turns_quiet = !listener.is_quiet && effect == Effect::default();
         let turns_back = listener.is_quiet && effect == default;
         let counts_by_default = default.notifies && self.event.notifies();
-        if (turns_quiet || turns_back) && counts_by_default && listener.turns < TURNS_MAX {
+        // Whom a listener ignores, or a thread that they do not follow, says nothing of what comes next.
+        let is_apart = self.subject.thread.is_some() && listener.rules.asks_for_threads()
+            || listener.ignored.contains(self.event.event.sender());
+        let may_turn = counts_by_default && !is_apart && listener.turns < TURNS_MAX;
+        if (turns_quiet || turns_back) && may_turn {
             listener.is_quiet = turns_quiet;
             listener.turns += 1;
             let (user, room) = (listener.user_id.as_str(), self.event.room_nid);

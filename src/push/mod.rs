@@ -7,6 +7,7 @@ mod judge;
 mod notifications;
 mod tally;
 mod threads;
+mod wishes;
 
 use std::sync::Arc;
 

@@ -3,9 +3,9 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use ruma::{UserId, push::Ruleset};
+use ruma::UserId;
 
-use super::{Push, audience::compile, judge::actions_json, threads::find_thread};
+use super::{Push, judge::actions_json, threads::find_thread, wishes::Wishes};
 use crate::{
     protocol::{
         membership::Membership,
@@ -14,7 +14,7 @@ use crate::{
     },
     rooms::{Room, Rooms, StoredEvent, UserRoom, Viewer, ordering_of_position},
     storage::{
-        self, EventNid, StorageError,
+        EventNid, StorageError,
         counts::{DeviationRow, list_default_notifying, list_deviations_of_room},
     },
 };
@@ -172,10 +172,6 @@ impl Push {
 }
 
 async fn load_rules(rooms: &Rooms, user: &UserId) -> Result<CompiledRules, StorageError> {
-    let list = storage::counts::list_rules_of_users;
-    let rows = list(rooms.database(), &[user.as_str()]).await?;
-    match rows.first() {
-        Some((_, content)) => compile(content, user),
-        None => Ok(CompiledRules::compile(&Ruleset::server_default(user), user)),
-    }
+    let wishes = Wishes::load(rooms.database(), &[user.as_str()]).await?;
+    wishes.get(user.as_str()).cloned().unwrap_or_default().compile_rules(user)
 }

@@ -6,12 +6,14 @@ use serde_json::{Value, value::RawValue};
 
 use super::{
     event_store::{StoredEvent, event_key},
+    relationships::relationship_of,
     room::Head,
 };
 use crate::{
     protocol::{
         event::Event,
         history_visibility::HistoryVisibility,
+        push_rules::{POLL_END, POLL_START},
         room_content::{CreateContent, JoinRules},
         room_version::RoomRules,
     },
@@ -61,7 +63,7 @@ pub(super) fn insert_relation(tx: &mut WriteTx, stored: &StoredEvent) {
     if event.is_state() || event.kind().contains('\0') {
         return;
     }
-    if let Some((rel_type, target)) = relation_of(event) {
+    if let Some((rel_type, target)) = relationship_of(event) {
         let relation = Relation {
             target_key: &event_key(&target),
             event: stored.nid,
@@ -76,13 +78,13 @@ pub(super) fn insert_relation(tx: &mut WriteTx, stored: &StoredEvent) {
 
 /// Removes the row of a redacted event's relation.
 pub(super) fn delete_relation(tx: &mut WriteTx, stored: &StoredEvent) {
-    if let Some((_, target)) = relation_of(&stored.event) {
+    if let Some((_, target)) = relationship_of(&stored.event) {
         storage::relations::delete(tx, &event_key(&target), stored.nid);
     }
 }
 
 /// Whether the server-default push rules notify of the event in every room: messages and
-/// encrypted events, less notices and edits (client-server API, "Predefined rules").
+/// encrypted events, less notices and edits (client-server API, "Predefined rules"), and polls.
 pub fn notifies_by_default(event: &Event) -> bool {
     if event.is_state() {
         return false;
@@ -93,7 +95,7 @@ pub fn notifies_by_default(event: &Event) -> bool {
                 && event.content_as::<Value>().is_ok_and(|c| c["msgtype"] == "m.notice");
             !notice && relation_of(event).is_none_or(|(rel_type, _)| rel_type != "m.replace")
         }
-        "m.room.encrypted" => {
+        "m.room.encrypted" | POLL_START | POLL_END => {
             relation_of(event).is_none_or(|(rel_type, _)| rel_type != "m.replace")
         }
         "m.call.invite" => true,

@@ -165,6 +165,19 @@ impl Rooms {
         Ok(event.filter(|event| event.flags & flags::HIDDEN == 0))
     }
 
+    /// The room of an event that this server has.
+    pub async fn find_room_of_event(
+        &self,
+        event_id: &ruma::EventId,
+    ) -> Result<Option<Arc<Room>>, StorageError> {
+        let Some(nid) = self.0.events.find_nid(event_id).await? else {
+            return Ok(None);
+        };
+        let rows = crate::storage::events::list(self.database(), &[nid]).await?;
+        let nids: Vec<_> = rows.iter().map(|row| row.room_nid).collect();
+        Ok(self.load_all(&nids).await?.into_iter().next())
+    }
+
     /// The event with this number, if it is one of the room.
     pub(super) async fn load_of_room(
         &self,

@@ -187,6 +187,7 @@ pub async fn delete_personal_data(
         "DELETE FROM third_party_ids WHERE user_id = $1",
         "DELETE FROM third_party_bindings WHERE user_id = $1",
         "DELETE FROM accepted_terms WHERE user_id = $1",
+        "DELETE FROM thread_subscriptions WHERE user_id = $1",
     ] {
         tx.execute(sql, &params![user_id]).await?;
     }

@@ -351,28 +351,35 @@ pub async fn list_quiet_in_room(
     Ok(db.fetch_all(sql, &params).await?.into_iter().map(quiet).collect())
 }
 
-/// Pairs of user and content of `m.push_rules`, for joined members of a room who have changed
-/// their rules.
-pub async fn list_rules_of_members(
+/// User, type and content of `m.push_rules` and `m.ignored_user_list`, for joined members of a room
+/// who have some.
+pub async fn list_wishes_of_members(
     db: &Database,
     room: RoomNid,
-) -> Result<Vec<(String, String)>, StorageError> {
+) -> Result<Vec<(String, String, String)>, StorageError> {
     // The hexadecimal digits are `m.room.member`.
-    let sql = "SELECT a.user_id, a.content FROM account_data a
+    let sql = "SELECT a.user_id, a.kind, a.content FROM account_data a
                JOIN state_keys k ON k.kind = unhex('6d2e726f6f6d2e6d656d626572')
                    AND k.state_key = unhex(hex(a.user_id))
                JOIN memberships m ON m.user_nid = k.nid AND m.room_nid = $1
-               WHERE a.kind = 'm.push_rules' AND a.room_id = '' AND m.membership = 1";
+               WHERE a.kind = 'm.push_rules' AND a.room_id = '' AND m.membership = 1
+               UNION ALL SELECT a.user_id, a.kind, a.content FROM account_data a
+               JOIN state_keys k ON k.kind = unhex('6d2e726f6f6d2e6d656d626572')
+                   AND k.state_key = unhex(hex(a.user_id))
+               JOIN memberships m ON m.user_nid = k.nid AND m.room_nid = $1
+               WHERE a.kind = 'm.ignored_user_list' AND a.room_id = '' AND m.membership = 1";
     db.fetch_all(sql, &params![room]).await
 }
 
-/// The same for these users.
-pub async fn list_rules_of_users(
+/// The same for these users, and what they say of invitations.
+pub async fn list_wishes_of_users(
     db: &Database,
     user_ids: &[&str],
-) -> Result<Vec<(String, String)>, StorageError> {
-    let sql = "SELECT user_id, content FROM account_data
-               WHERE user_id IN (SELECT value->>0 FROM json_each($1))
-                   AND kind = 'm.push_rules' AND room_id = ''";
+) -> Result<Vec<(String, String, String)>, StorageError> {
+    let sql = "SELECT user_id, kind, content FROM account_data
+               WHERE user_id IN (SELECT value->>0 FROM json_each($1)) AND room_id = ''
+                   AND kind IN ('m.push_rules', 'm.ignored_user_list',
+                       'm.invite_permission_config',
+                       'org.matrix.msc4155.invite_permission_config')";
     db.fetch_all(sql, &params![super::json_text_rows(user_ids.iter().copied())]).await
 }

@@ -54,8 +54,9 @@ const MIGRATIONS: &[Migration] = migrations![
     "0016_appservices",
     "0017_administration",
     "0019_third_party_ids",
+    "0020_thread_subscriptions",
     "0021_partial_rooms",
-    "0023_devices"
+    "0023_devices",
 ];
 
 /// Applies what is missing, each migration in a transaction of its own; returns the names of

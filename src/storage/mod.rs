@@ -26,6 +26,7 @@ pub mod purge;
 pub mod pushers;
 pub mod remote_devices;
 pub mod third_party_ids;
+pub mod thread_subscriptions;
 pub mod to_device;
 pub mod tokens;
 pub mod url_previews;

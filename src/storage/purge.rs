@@ -4,7 +4,7 @@ use super::{RoomNid, StorageError, WriteTransaction};
 use crate::params;
 
 /// Those that name events of the room come before the events.
-const DELETIONS: [&str; 30] = [
+const DELETIONS: [&str; 31] = [
     "DELETE FROM transactions WHERE event_nid IN (SELECT nid FROM events WHERE room_nid = $1)",
     "DELETE FROM redactions WHERE event_nid IN (SELECT nid FROM events WHERE room_nid = $1)",
     "DELETE FROM event_keys WHERE event_key IN
@@ -29,6 +29,7 @@ const DELETIONS: [&str; 30] = [
     "DELETE FROM notify_exceptions WHERE room_nid = $1",
     "DELETE FROM notify_deviations WHERE room_nid = $1",
     "DELETE FROM quiet_ranges WHERE room_nid = $1",
+    "DELETE FROM thread_subscriptions WHERE room_nid = $1",
     "DELETE FROM destination_rooms WHERE room_nid = $1",
     "DELETE FROM sliding_rooms WHERE room_nid = $1",
     "DELETE FROM search_terms WHERE room_nid = $1",

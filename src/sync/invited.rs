@@ -26,8 +26,9 @@ impl Answer<'_> {
         }
         let (rooms, room) = (&self.parts.rooms, &place.room);
         let member = rooms.events().load_one(room.facts(), place.event).await?;
-        if self.ignored_users.contains(member.event.sender())
-            && place.membership == Membership::Invite
+        let user = &self.request.user_id;
+        if place.membership == Membership::Invite
+            && self.parts.accounts.hides_invite(user, member.event.sender()).await?
         {
             return Ok(false);
         }

@@ -1,10 +1,11 @@
 //! What member events take from accounts: names and pictures; and whose invitations are refused.
 
 use ruma::UserId;
-use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::{accounts::Accounts, storage::StorageError};
+use crate::{
+    accounts::Accounts, protocol::invite_permission::InviteVerdict, storage::StorageError,
+};
 
 /// The content of a member event of a user, less `membership`: name and picture of one of our own,
 /// and the reason of the change.
@@ -28,13 +29,14 @@ pub async fn load_member_content(
     Ok(content)
 }
 
-/// Whether the user refuses all invitations (client-server API, "Invite permission").
-pub async fn blocks_invites(accounts: &Accounts, user_id: &UserId) -> Result<bool, StorageError> {
-    #[derive(Deserialize)]
-    struct Permission {
-        default_action: Option<Value>,
-    }
-    let data = accounts.find_data(user_id, None, "m.invite_permission_config").await?;
-    let permission = data.and_then(|data| serde_json::from_str::<Permission>(&data).ok());
-    Ok(permission.is_some_and(|permission| permission.default_action == Some("block".into())))
+/// Whether the user refuses invitations by `inviter` (client-server API, "Invite permission";
+/// MSC4155). Those that they ignore are not refused, but never shown to them.
+pub async fn blocks_invites(
+    accounts: &Accounts,
+    user_id: &UserId,
+    inviter: &UserId,
+) -> Result<bool, StorageError> {
+    let is_ignored = accounts.load_ignored_users(user_id).await?.contains(inviter);
+    let permission = accounts.load_invite_permission(user_id).await?;
+    Ok(!is_ignored && permission.judge(inviter) == InviteVerdict::Block)
 }

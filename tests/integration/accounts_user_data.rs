@@ -30,6 +30,31 @@ fn find_kind(sync: &Value, kind: &str) -> Option<Value> {
 }
 
 both_databases! {
+    async fn settings_of_a_device_go_with_it(backend: Backend) {
+        let server = Server::start(backend).await;
+        let alice = server.register("alice").await;
+        let mut second = server.client();
+        let login = json!({
+            "type": "m.login.password", "password": "password of alice",
+            "identifier": { "type": "m.id.user", "user": "alice" },
+        });
+        second.take_login(&second.post("/_matrix/client/v3/login", &login).await.ok());
+        let path = format!(
+            "/_matrix/client/v3/user/{}/account_data/\
+             org.matrix.msc3890.local_notification_settings.{}",
+            alice.user_id, second.device_id
+        );
+        alice.put(&path, &json!({ "is_silenced": true })).await.ok();
+        let sync = "/_matrix/client/v3/sync?set_presence=offline";
+        let first = alice.get(sync).await.ok();
+        second.post("/_matrix/client/v3/logout", &json!({})).await.ok();
+        alice.get(&path).await.error(404, "M_NOT_FOUND");
+        let since = first["next_batch"].as_str().unwrap();
+        let news = alice.get(&format!("{sync}&since={since}")).await.ok();
+        assert_eq!(news["account_data"]["events"][0]["content"], json!({}), "{news}");
+        server.stop().await;
+    }
+
     async fn profile_fields_are_set_read_and_deleted(backend: Backend) {
         let server = Server::start(backend).await;
         let alice = server.register("alice").await;

@@ -182,6 +182,64 @@ both_databases! {
         server.stop().await;
     }
 
+    async fn ignored_users_notify_nobody(backend: Backend) {
+        let server = Server::start(backend).await;
+        let users = register(&server, ["alice", "bob", "carol"]).await;
+        let [alice, bob, carol] = users.as_slice() else { panic!() };
+        let room = make_room(&[alice, bob, carol]).await;
+        say(alice, &room, "one").await;
+        assert_eq!(counts(bob, &room).await, (1, 0));
+        let ignore = async |ignored: Value| {
+            let user = &bob.user_id;
+            let path = format!("/_matrix/client/v3/user/{user}/account_data/m.ignored_user_list");
+            bob.put(&path, &json!({ "ignored_users": ignored })).await.ok();
+        };
+        ignore(json!({ (alice.user_id.as_str()): {} })).await;
+        send(alice, &room, &mention("you", &[bob])).await;
+        say(alice, &room, "two").await;
+        assert_eq!(counts(bob, &room).await, (1, 0));
+        for number in 0..20 {
+            say(carol, &room, &format!("{number}")).await;
+            say(alice, &room, &format!("again {number}")).await;
+        }
+        assert_eq!(counts(bob, &room).await, (21, 0));
+        let list = bob.get("/_matrix/client/v3/notifications?limit=50").await.ok();
+        assert_eq!(list["notifications"].as_array().unwrap().len(), 21);
+        server.stop().await;
+
+        let server = Server::start(backend).await;
+        let (alice, again) = (server.reconnect(alice), server.reconnect(bob));
+        assert_eq!(counts(&again, &room).await, (21, 0));
+        say(&alice, &room, "three").await;
+        assert_eq!(counts(&again, &room).await, (21, 0));
+        let path = format!("/_matrix/client/v3/user/{}/account_data/m.ignored_user_list",
+            again.user_id);
+        again.put(&path, &json!({ "ignored_users": {} })).await.ok();
+        say(&alice, &room, "four").await;
+        assert_eq!(counts(&again, &room).await, (22, 0));
+        server.stop().await;
+    }
+
+    async fn polls_count_when_they_begin_and_end(backend: Backend) {
+        let server = Server::start(backend).await;
+        let users = register(&server, ["alice", "bob", "carol"]).await;
+        let [alice, bob, carol] = users.as_slice() else { panic!() };
+        let room = make_room(&[alice, bob, carol]).await;
+        for (number, kind) in ["start", "response", "end"].into_iter().enumerate() {
+            let kind = format!("org.matrix.msc3381.poll.{kind}");
+            let path = format!("/_matrix/client/v3/rooms/{room}/send/{kind}/{number}");
+            alice.put(&path, &json!({})).await.ok();
+        }
+        assert_eq!(counts(bob, &room).await, (2, 0));
+        rule(bob, "content/cake", &json!({ "pattern": "cake", "actions": ["notify"] })).await;
+        let path = format!("/_matrix/client/v3/rooms/{room}/send/org.matrix.msc3381.poll.start/3");
+        alice.put(&path, &json!({})).await.ok();
+        assert_eq!((counts(bob, &room).await, counts(carol, &room).await), ((3, 0), (3, 0)));
+        let path = "/_matrix/client/v3/pushrules/global/underride/            .org.matrix.msc3930.rule.poll_start_one_to_one";
+        assert_eq!(bob.get(path).await.ok()["default"], true);
+        server.stop().await;
+    }
+
     async fn redacted_messages_count_no_more(backend: Backend) {
         let server = Server::start(backend).await;
         let users = register(&server, ["alice", "bob"]).await;

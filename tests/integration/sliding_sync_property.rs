@@ -48,6 +48,11 @@ struct RoomModel {
 
 type Model = BTreeMap<String, RoomModel>;
 
+/// Threads that a client knows to be followed, by room and root, or not any more.
+type Threads = BTreeMap<(String, String), bool>;
+
+const THREADS: &str = "io.element.msc4308.thread_subscriptions";
+
 fn text(value: &Value) -> String {
     value.as_str().unwrap_or_else(|| panic!("no text: {value}")).to_owned()
 }
@@ -118,6 +123,17 @@ fn apply_sliding(model: &mut Model, answer: &Value) {
     }
 }
 
+/// Notes what an answer or a page says of threads that are followed.
+fn apply_threads(threads: &mut Threads, section: &Value) {
+    for (name, follows) in [("subscribed", true), ("unsubscribed", false)] {
+        for (room, roots) in section[name].as_object().into_iter().flatten() {
+            for (root, _) in roots.as_object().into_iter().flatten() {
+                threads.insert((room.clone(), root.clone()), follows);
+            }
+        }
+    }
+}
+
 fn compare(seed: u64, sync: &Model, sliding: &Model) {
     let with = |model: &Model, membership: &str| -> BTreeSet<String> {
         let rooms = model.iter().filter(|(_, room)| room.membership == membership);
@@ -143,10 +159,70 @@ struct World {
     dice: Dice,
     people: Vec<Client>,
     rooms: Vec<String>,
+    /// Messages, each with its room.
+    said: Vec<(String, String)>,
     steps: usize,
 }
 
 impl World {
+    /// Whom the observer ignores and whose invitations they do not see, for some from the beginning.
+    async fn set_aside(&mut self, seed: u64) {
+        let (bob, others) = (&self.people[0], &self.people[1..]);
+        let data =
+            |kind: &str| format!("/_matrix/client/v3/user/{}/account_data/{kind}", bob.user_id);
+        if seed % 2 == 0 {
+            let ignored = json!({ "ignored_users": { (others[1].user_id.as_str()): {} } });
+            bob.put(&data("m.ignored_user_list"), &ignored).await.ok();
+        }
+        if seed % 3 == 0 {
+            let filter = json!({ "ignored_users": [others[0].user_id] });
+            let kind = "org.matrix.msc4155.invite_permission_config";
+            bob.put(&data(kind), &filter).await.ok();
+        }
+    }
+
+    /// Something is made of a message: an answer in its thread, a reaction, a new text, nothing. Or the
+    /// observer follows its thread.
+    async fn relate(&mut self) {
+        let steps = self.steps;
+        if self.said.is_empty() {
+            return;
+        }
+        let (room, event) = self.dice.pick(&self.said).clone();
+        let actor = self.dice.pick(&self.people).clone();
+        let at = |rest: &str| format!("/_matrix/client/v3/rooms/{room}/{rest}");
+        let relation = |kind: &str| json!({ "rel_type": kind, "event_id": event });
+        let text = json!({ "msgtype": "m.text", "body": format!("{steps}") });
+        match self.dice.below(6) {
+            0 | 1 => {
+                let mut content = text;
+                content["m.relates_to"] = relation("m.thread");
+                drop(actor.put(&at(&format!("send/m.room.message/{steps}")), &content).await);
+            }
+            2 => {
+                let mut content = json!({ "m.relates_to": relation("m.annotation") });
+                content["m.relates_to"]["key"] = json!("x");
+                drop(actor.put(&at(&format!("send/m.reaction/{steps}")), &content).await);
+            }
+            3 => {
+                let mut content = text.clone();
+                content["m.new_content"] = text;
+                content["m.relates_to"] = relation("m.replace");
+                drop(actor.put(&at(&format!("send/m.room.message/{steps}")), &content).await);
+            }
+            4 => drop(actor.put(&at(&format!("redact/{event}/{steps}")), &json!({})).await),
+            _ => {
+                let prefix = "/_matrix/client/unstable/io.element.msc4306/rooms";
+                let path = format!("{prefix}/{room}/thread/{event}/subscription");
+                let bob = &self.people[0];
+                match self.dice.below(3) {
+                    0 => drop(bob.delete(&path).await),
+                    _ => drop(bob.put(&path, &json!({})).await),
+                }
+            }
+        }
+    }
+
     /// Somebody does something; that they may not do it is as good as anything else.
     async fn step(&mut self) {
         self.steps += 1;
@@ -165,6 +241,9 @@ impl World {
         let room = dice.pick(&self.rooms).clone();
         let at = |rest: &str| format!("/_matrix/client/v3/rooms/{room}/{rest}");
         let target = json!({ "user_id": other });
+        if dice.below(4) == 0 {
+            return self.relate().await;
+        }
         match dice.below(11) {
             0 => drop(actor.post(&at("join"), &json!({})).await),
             1 => drop(actor.post(&at("leave"), &json!({})).await),
@@ -185,7 +264,10 @@ impl World {
             }
             _ => {
                 let body = json!({ "msgtype": "m.text", "body": format!("{steps} bob") });
-                drop(actor.put(&at(&format!("send/m.room.message/{steps}")), &body).await);
+                let answer = actor.put(&at(&format!("send/m.room.message/{steps}")), &body).await;
+                if let Some(event) = answer.body["event_id"].as_str() {
+                    self.said.push((room, event.to_owned()));
+                }
             }
         }
     }
@@ -200,7 +282,7 @@ impl World {
         let list = json!({
             "ranges": [[0, last]], "timeline_limit": limit, "required_state": state,
         });
-        let mut body = json!({ "lists": { "some": list } });
+        let mut body = json!({ "lists": { "some": list }, "extensions": threads_wish() });
         if !self.rooms.is_empty() && self.dice.below(3) == 0 {
             let room = self.dice.pick(&self.rooms).clone();
             let wish = json!({ "timeline_limit": 4, "required_state": [["*", "*"]] });
@@ -213,7 +295,11 @@ impl World {
 /// Everything, for the last picture.
 fn last_body() -> Value {
     let list = json!({ "timeline_limit": 5, "required_state": [["*", "*"]] });
-    json!({ "lists": { "some": list } })
+    json!({ "lists": { "some": list }, "extensions": threads_wish() })
+}
+
+fn threads_wish() -> Value {
+    json!({ THREADS: { "enabled": true } })
 }
 
 async fn compare_over_time(
@@ -224,8 +310,11 @@ async fn compare_over_time(
     let running = server.as_ref().unwrap();
     let names = ["bob", "carol", "dave"].map(|name| format!("{name}{seed}"));
     let people = register(running, names.each_ref().map(String::as_str)).await;
-    let mut world = World { dice: Dice(seed), people, rooms: Vec::new(), steps: 0 };
+    let (rooms, said) = (Vec::new(), Vec::new());
+    let mut world = World { dice: Dice(seed), people, rooms, said, steps: 0 };
+    world.set_aside(seed).await;
     let (mut sync, mut sliding) = (Model::new(), Model::new());
+    let mut threads = Threads::new();
     let (mut since, mut token): (Option<String>, Option<String>) = (None, None);
     let (mut is_lost, mut restarted_since_lost) = (false, false);
     for step in 0..STEPS {
@@ -247,6 +336,7 @@ async fn compare_over_time(
                 // A restart takes for granted that the latest answer has arrived.
                 answer.error(400, "M_UNKNOWN_POS");
                 sliding.clear();
+                threads.clear();
                 token = None;
                 answer = poll(&bob, None, &body).await;
             }
@@ -254,6 +344,7 @@ async fn compare_over_time(
             // An answer that was lost is asked for again, perhaps with other wishes.
             if token.is_none() || world.dice.below(4) > 0 {
                 apply_sliding(&mut sliding, &answer);
+                apply_threads(&mut threads, &answer["extensions"][THREADS]);
                 token = Some(pos(&answer).to_owned());
                 (is_lost, restarted_since_lost) = (false, false);
             } else {
@@ -276,9 +367,15 @@ async fn compare_over_time(
     sync_once(bob, &mut sync, &mut since).await;
     if restarted_since_lost {
         (sliding, token) = (Model::new(), None);
+        threads.clear();
     }
     let answer = poll(bob, token.as_deref(), &last_body()).await.ok();
     apply_sliding(&mut sliding, &answer);
+    apply_threads(&mut threads, &answer["extensions"][THREADS]);
+    let path = "/_matrix/client/unstable/io.element.msc4308/thread_subscriptions?dir=b";
+    let mut all = Threads::new();
+    apply_threads(&mut all, &bob.get(path).await.ok());
+    assert_eq!(threads, all, "the threads, seed {seed}");
     compare(seed, &sync, &sliding);
     assert_eq!(poll(bob, Some(pos(&answer)), &last_body()).await.ok()["rooms"], json!({}));
 }

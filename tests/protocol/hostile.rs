@@ -11,7 +11,7 @@ use hearth::protocol::{
     history_visibility::HistoryVisibility,
     membership::Membership,
     power_levels::PowerLevels,
-    push_rules::{CompiledRules, PushEvent},
+    push_rules::{CompiledRules, PushEvent, default_ruleset},
     redaction::redact_event,
     room_content::{CreateContent, GuestAccess, JoinRules},
     room_version::RoomVersion,
@@ -22,7 +22,7 @@ use hearth::protocol::{
     third_party_invite::list_public_keys,
 };
 use proptest::prelude::*;
-use ruma::{EventId, OwnedEventId, RoomId, UserId, push::Ruleset};
+use ruma::{EventId, OwnedEventId, RoomId, UserId};
 use serde_json::{Map, Value, json};
 
 use crate::room::{ALICE, BOB, Room};
@@ -154,7 +154,7 @@ fn use_event(version: RoomVersion, event: &Arc<Event>) {
     let defaults = CompiledRules::server_default();
     let prepared = PushEvent::new(event, 2, &power, &defaults);
     let bob = <&UserId>::try_from(BOB).unwrap();
-    CompiledRules::compile(&Ruleset::server_default(bob), bob).evaluate(&prepared, bob, Some("*"));
+    CompiledRules::compile(&default_ruleset(bob), bob).evaluate(&prepared, bob, Some("*"));
 }
 
 proptest! {

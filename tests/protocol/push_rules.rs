@@ -6,7 +6,7 @@ use futures_util::FutureExt as _;
 use hearth::protocol::{
     event::Event,
     power_levels::PowerLevels,
-    push_rules::{CompiledRules, PushEvent},
+    push_rules::{CompiledRules, PushEvent, default_ruleset},
     room_version::RoomVersion,
 };
 use ruma::{
@@ -157,9 +157,9 @@ fn default_rules_do_what_they_say() {
     for (sender, kind, state_key, content, members, expected) in cases {
         let event = room.make(sender, kind, state_key, content);
         let power = power(&room);
-        let shared = CompiledRules::compile(&Ruleset::server_default(user(BOB)), user(BOB));
+        let shared = CompiledRules::compile(&default_ruleset(user(BOB)), user(BOB));
         assert!(shared.is_default());
-        let mut ruleset = Ruleset::server_default(user(BOB));
+        let mut ruleset = default_ruleset(user(BOB));
         // A change that changes nothing, so that every rule is looked at.
         ruleset
             .set_actions(RuleKind::Override, ".m.rule.master", vec![ruma::push::Action::Notify])
@@ -186,7 +186,7 @@ fn power(room: &Room) -> PowerLevels {
 fn own_events_notify_nobody() {
     let mut room = Room::public(RoomVersion::V12);
     let event = room.make(BOB, "m.room.message", None, json!({"body": "Bob"}));
-    let rules = CompiledRules::compile(&Ruleset::server_default(user(BOB)), user(BOB));
+    let rules = CompiledRules::compile(&default_ruleset(user(BOB)), user(BOB));
     assert_eq!(evaluate(&rules, &event, 2, &power(&room)), None);
 }
 
@@ -258,7 +258,7 @@ fn random_condition(dice: &mut Dice) -> Value {
 }
 
 fn random_ruleset(dice: &mut Dice, room: &Room) -> Ruleset {
-    let mut ruleset = serde_json::to_value(Ruleset::server_default(user(BOB))).unwrap();
+    let mut ruleset = serde_json::to_value(default_ruleset(user(BOB))).unwrap();
     let rule = |id: String, dice: &mut Dice| json!({"rule_id": id, "default": false, "enabled": !dice.one_in(4), "actions": ["notify"]});
     for kind in ["override", "underride"] {
         for number in 0..dice.roll(4) {

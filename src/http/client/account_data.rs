@@ -5,7 +5,10 @@ use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    accounts::{account_data::StoreDataError, sessions::Session},
+    accounts::{
+        account_data::{DELETED, StoreDataError},
+        sessions::Session,
+    },
     http::{
         App, AppState,
         auth::UserSession,
@@ -17,8 +20,6 @@ use crate::{
 
 /// Types that the server writes itself.
 const SERVER_KINDS: [&str; 2] = ["m.fully_read", "m.push_rules"];
-/// The content of account data that are deleted: a sync carries it to the other devices (MSC3391).
-const DELETED: &str = "{}";
 /// Types and tags are at most as long as the type of an event ("Size limits").
 const KIND_BYTES_MAX: usize = 255;
 

@@ -199,7 +199,7 @@ async fn load_invites(
             continue;
         }
         ensure_user(app, &user_id).await?;
-        if blocks_invites(&app.accounts, &user_id).await? {
+        if blocks_invites(&app.accounts, &user_id, creator).await? {
             return Err(invite_blocked());
         }
         app.rate_limits.take_of_user(Action::InviteOfUser, &user_id, app.clock.now_ms())?;

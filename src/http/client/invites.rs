@@ -139,9 +139,9 @@ impl From<InviteAddressError> for MatrixError {
     }
 }
 
-/// The answer for users who refuse all invitations.
+/// The answer for users who refuse invitations.
 pub fn invite_blocked() -> MatrixError {
-    let message = "This user does not take invitations.";
+    let message = "This user does not take invitations of yours.";
     MatrixError::new(StatusCode::FORBIDDEN, "M_INVITE_BLOCKED", message)
 }
 
@@ -153,7 +153,7 @@ pub async fn refuse_blocked_invite(
     target: &OwnedUserId,
 ) -> MatrixResult<()> {
     let is_member = app.rooms.membership_of(room, &session.user_id).await? == Membership::Join;
-    match is_member && blocks_invites(&app.accounts, target).await? {
+    match is_member && blocks_invites(&app.accounts, target, &session.user_id).await? {
         true => Err(invite_blocked()),
         false => Ok(()),
     }

@@ -26,9 +26,9 @@ use crate::{
     protocol::membership::Membership,
     rooms::{
         Access, Direction, Kinds, PageRequest, PageToken, Reader, Room, RoomEventFilter,
-        StoredEvent, Viewer, ordering_of_position, write_json_string,
+        StoredEvent, UserRoom, Viewer, ordering_of_position, write_json_string,
     },
-    storage::{self, ORDERING_STEP, account_data},
+    storage::{ORDERING_STEP, account_data},
     sync::SyncToken,
 };
 
@@ -67,7 +67,7 @@ pub async fn get_snapshot(
     let token = current_token(&app);
     let user_rooms = app.rooms.rooms_of(&session.user_id).await?;
     let mut out = format!("{{\"end\":\"{token}\",\"presence\":[");
-    app.ephemeral.write_presence_since(&mut out, &user_rooms, 0).await?;
+    app.ephemeral.write_presence_since(&mut out, &user_rooms, 0, &[]).await?;
     out.push_str("],\"account_data\":[");
     let data = app.accounts.list_data(&session.user_id, (0, token.position)).await?;
     let global = data.iter().filter(|piece| piece.room_id.is_empty());
@@ -77,7 +77,8 @@ pub async fn get_snapshot(
     let mut is_first = true;
     for place in user_rooms.list() {
         let is_shown = match place.membership {
-            Membership::Join | Membership::Invite => true,
+            Membership::Join => true,
+            Membership::Invite => shows_invite(&app, &session.user_id, &place).await?,
             Membership::Leave | Membership::Ban => query.archived,
             Membership::Knock => false,
         };
@@ -91,6 +92,12 @@ pub async fn get_snapshot(
     }
     out.push_str("]}");
     Ok(RawJson(out.into()))
+}
+
+/// Whether the user wants to see the invitation that they have.
+async fn shows_invite(app: &App, user_id: &ruma::UserId, place: &UserRoom) -> MatrixResult<bool> {
+    let invite = app.rooms.events().load_one(place.room.facts(), place.event).await?;
+    Ok(!app.accounts.hides_invite(user_id, invite.event.sender()).await?)
 }
 
 /// `GET /rooms/{roomId}/initialSync`: for members, those who were, and whoever may look into the room.
@@ -157,11 +164,8 @@ pub async fn get_event(
     Path(event_id): Path<String>,
 ) -> MatrixResult<RawJson> {
     let parsed = parse_event_id(&event_id)?;
-    let nid = app.rooms.events().find_nid(&parsed).await?.ok_or_else(unknown_event)?;
-    let rows = storage::events::list(&app.database, &[nid]).await?;
-    let room = rows.first().map(|row| row.room_nid).ok_or_else(unknown_event)?;
-    let rooms = app.rooms.load_all(&[room]).await?;
-    let room_id = rooms.first().map(|room| room.room_id.as_str()).ok_or_else(unknown_event)?;
+    let room = app.rooms.find_room_of_event(&parsed).await?.ok_or_else(unknown_event)?;
+    let room_id = room.room_id.as_str();
     let (viewer, event) = find_visible_event(&app, &session.user_id, room_id, &event_id).await?;
     let ignored = load_ignored_users(&app, &session.user_id).await?;
     let reader = reader(&app, &session, &ignored);

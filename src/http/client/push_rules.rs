@@ -74,7 +74,9 @@ pub async fn get_rule(
     let no_such_kind = |_| MatrixError::not_found("There is no such kind of push rules.");
     let kind = parse_kind(&kind).map_err(no_such_kind)?;
     with_rule(&app, &session.user_id, kind, &rule_id, |rule| match rule {
-        AnyPushRuleRef::Override(rule) | AnyPushRuleRef::Underride(rule) => json!(rule),
+        AnyPushRuleRef::Override(rule)
+        | AnyPushRuleRef::PostContent(rule)
+        | AnyPushRuleRef::Underride(rule) => json!(rule),
         AnyPushRuleRef::Content(rule) => json!(rule),
         AnyPushRuleRef::Room(rule) => json!(rule),
         AnyPushRuleRef::Sender(rule) => json!(rule),
@@ -196,6 +198,8 @@ fn parse_kind(kind: &str) -> MatrixResult<RuleKind> {
         "sender" => RuleKind::Sender,
         "room" => RuleKind::Room,
         "content" => RuleKind::Content,
+        // MSC4306, with either of its names.
+        "postcontent" | "io.element.msc4306.postcontent" => RuleKind::PostContent,
         _ => return Err(MatrixError::invalid_param("There is no such kind of push rules.")),
     })
 }
@@ -221,6 +225,10 @@ fn build_rule(kind: RuleKind, rule_id: String, request: RuleRequest) -> MatrixRe
         RuleKind::Room => {
             let room: OwnedRoomId = parse_id(&rule_id)?;
             NewPushRule::Room(NewSimplePushRule::new(room, actions))
+        }
+        // MSC4306: clients can make no rules of this kind.
+        RuleKind::PostContent => {
+            return Err(MatrixError::invalid_param("Nobody has rules of their own of this kind."));
         }
         _ => {
             let missing = || MatrixError::missing_param("`pattern` is missing.");

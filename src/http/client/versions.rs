@@ -11,19 +11,32 @@ const VERSIONS: [&str; 20] = [
 ];
 
 /// What clients look for that is not part of a version yet.
-const UNSTABLE_FEATURES: [&str; 6] = [
+const UNSTABLE_FEATURES: [&str; 13] = [
     // MSC3391: account_data.rs
     "org.matrix.msc3391",
     // MSC3874: filters of events
     "org.matrix.msc3874",
+    // MSC3890: sessions.rs
+    "org.matrix.msc3890",
+    // MSC3814: dehydrated_device.rs
+    "org.matrix.msc3814",
+    // MSC3930: push rules for polls
+    "org.matrix.msc3930",
+    // MSC4115: memberships on events
+    "org.matrix.msc4115",
     // MSC4140: delayed_events.rs
     "org.matrix.msc4140",
     // MSC4143: well_known.rs
     "org.matrix.msc4143",
-    // MSC3814: dehydrated_device.rs
-    "org.matrix.msc3814",
+    // MSC4155: account_data.rs
+    "org.matrix.msc4155",
     // MSC4186: sliding_sync.rs
     "org.matrix.simplified_msc3575",
+    // MSC4222: sync.rs
+    "org.matrix.msc4222",
+    // MSC4306, MSC4308: thread_subscriptions.rs
+    "org.matrix.msc4306",
+    "org.matrix.msc4308",
 ];
 
 /// Lists versions and unstable features.

@@ -65,15 +65,15 @@ async fn take(
     place: (&RoomId, &EventId),
     invite: ArrivedInvite,
 ) -> MatrixResult<String> {
-    let target = match app.federation.find_invited(origin, place, &invite).await {
-        Ok(target) => target,
+    let (target, inviter) = match app.federation.find_invited(origin, place, &invite).await {
+        Ok(users) => users,
         // "M_FORBIDDEN … the homeserver does not permit anyone to invite its users".
         Err(HandshakeError::UnknownUser) => {
             return Err(MatrixError::forbidden("There is no such user here."));
         }
         Err(error) => return Err(error.into()),
     };
-    if blocks_invites(&app.accounts, &target).await? {
+    if blocks_invites(&app.accounts, &target, &inviter).await? {
         return Err(HandshakeError::InviteBlocked.into());
     }
     let signed = app.federation.take_invite(origin, place, invite).await?;

@@ -1,7 +1,7 @@
 //! The conditions of push rules, compiled.
 
 use ruma::{
-    UInt,
+    UInt, UserId,
     push::{PushCondition, RoomMemberCountIs, ScalarJsonValue},
 };
 use serde_json::Value;
@@ -24,6 +24,9 @@ pub(super) enum Condition {
     MemberCount(RoomMemberCountIs),
     /// `sender_notification_permission`, with the key in `notifications`.
     SenderMayNotify(String),
+    /// `io.element.msc4306.thread_subscription`: the event is in a thread that the user follows, or
+    /// in one that they do not follow.
+    FollowsThread(bool),
     /// Conditions that are not recognised must not match any events.
     Never,
 }
@@ -44,8 +47,14 @@ impl Condition {
             PushCondition::EventPropertyContains(data) => {
                 Self::PropertyContains(PropertyPath::parse(&data.key), data.value.clone())
             }
+            PushCondition::ThreadSubscription(data) => Self::FollowsThread(data.subscribed),
             _ => Self::Never,
         }
+    }
+
+    /// Whether it matters which threads a user follows.
+    pub fn asks_for_threads(&self) -> bool {
+        matches!(self, Self::FollowsThread(_))
     }
 
     /// What a content rule asks for.
@@ -59,8 +68,18 @@ impl Condition {
         Self::PropertyIs(PropertyPath::parse(path), value)
     }
 
-    pub fn holds(&self, event: &PushEvent<'_>, display_name: Option<&str>) -> bool {
+    pub fn holds(
+        &self,
+        event: &PushEvent<'_>,
+        user: Option<&UserId>,
+        display_name: Option<&str>,
+    ) -> bool {
         match self {
+            Self::FollowsThread(wanted) => {
+                let follows =
+                    user.is_some_and(|user| event.thread_followers.contains(user.as_str()));
+                event.is_in_thread && follows == *wanted
+            }
             Self::Matches(path, glob) => {
                 path.find_text(event).is_some_and(|text| glob.matches(text))
             }

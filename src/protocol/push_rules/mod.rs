@@ -7,6 +7,7 @@
 //! Not for storing rules, nor for pushers. Source: client-server API, "Push Rules".
 
 mod condition;
+mod defaults;
 mod glob;
 mod property;
 
@@ -19,6 +20,7 @@ use ruma::{
 use serde_json::{Map, Value};
 
 use self::condition::Condition;
+pub use self::defaults::{POLL_END, POLL_START, default_ruleset, thread_rules};
 use super::{event::Event, power_levels::PowerLevels};
 
 /// An event with everything about it that rules ask for.
@@ -33,12 +35,16 @@ pub struct PushEvent<'a> {
     named: HashSet<String>,
     /// The default rule that applies to everybody else.
     default_rule: Option<usize>,
+    is_in_thread: bool,
+    /// Who follows the thread that the event is in.
+    thread_followers: HashSet<String>,
 }
 
 /// The rules of one user, ready to be evaluated. Depends on nothing but the rules and the user.
 pub struct CompiledRules {
     rules: Vec<CompiledRule>,
     is_default: bool,
+    asks_for_threads: bool,
 }
 
 /// What a rule makes of an event.
@@ -80,9 +86,20 @@ impl<'a> PushEvent<'a> {
             lowercase_body: OnceCell::new(),
             named,
             default_rule: None,
+            is_in_thread: false,
+            thread_followers: HashSet::new(),
         };
-        prepared.default_rule = defaults.find_match(&prepared, None);
+        let relation = prepared.content.get("m.relates_to");
+        prepared.is_in_thread = relation.is_some_and(|relation| relation["rel_type"] == "m.thread");
+        prepared.default_rule = defaults.find_match(&prepared, None, None);
         prepared
+    }
+
+    /// Names those who follow the thread that the event is in (MSC4306); without, nobody does.
+    #[must_use]
+    pub fn followed_by(mut self, users: impl IntoIterator<Item = String>) -> Self {
+        self.thread_followers.extend(users);
+        self
     }
 
     /// The body in lower case, as words are looked for in it.
@@ -96,23 +113,28 @@ impl CompiledRules {
     /// Compiles the rules of `user`. Disabled rules are left out.
     pub fn compile(ruleset: &Ruleset, user: &UserId) -> Self {
         let enabled = ruleset.iter().filter(|rule| rule.enabled());
-        Self {
-            rules: enabled.map(CompiledRule::compile).collect(),
-            is_default: is_server_default(ruleset, user),
-        }
+        let rules: Vec<CompiledRule> = enabled.map(CompiledRule::compile).collect();
+        let asks_for_threads =
+            rules.iter().flat_map(|rule| &rule.conditions).any(Condition::asks_for_threads);
+        Self { rules, is_default: is_server_default(ruleset, user), asks_for_threads }
     }
 
     /// The rules as they come, for nobody in particular: what [`PushEvent::new`] needs. Make it once.
     pub fn server_default() -> Self {
         // No user can have this name, so no rule singles it out.
         let nobody = <&UserId>::try_from("@\u{1}:nobody").expect("it is a user ID by its form");
-        Self::compile(&Ruleset::server_default(nobody), nobody)
+        Self::compile(&default_ruleset(nobody), nobody)
     }
 
     /// Whether the user has left the rules as they come. The outcome is then the same for all such users
     /// whom the event does not name.
     pub fn is_default(&self) -> bool {
         self.is_default
+    }
+
+    /// Whether it matters which threads the user follows.
+    pub fn asks_for_threads(&self) -> bool {
+        self.asks_for_threads
     }
 
     /// What the rules make of `event` for `user`, who has `display_name` in the room. `None` if no rule
@@ -129,14 +151,19 @@ impl CompiledRules {
         let index = if self.is_default && !event.named.contains(user.as_str()) {
             event.default_rule
         } else {
-            self.find_match(event, display_name)
+            self.find_match(event, Some(user), display_name)
         };
         self.rules.get(index?).map(CompiledRule::outcome)
     }
 
-    fn find_match(&self, event: &PushEvent<'_>, display_name: Option<&str>) -> Option<usize> {
+    fn find_match(
+        &self,
+        event: &PushEvent<'_>,
+        user: Option<&UserId>,
+        display_name: Option<&str>,
+    ) -> Option<usize> {
         self.rules.iter().position(|rule| {
-            rule.conditions.iter().all(|condition| condition.holds(event, display_name))
+            rule.conditions.iter().all(|condition| condition.holds(event, user, display_name))
         })
     }
 }
@@ -151,7 +178,9 @@ impl Outcome<'_> {
 impl CompiledRule {
     fn compile(rule: AnyPushRuleRef<'_>) -> Self {
         let conditions = match rule {
-            AnyPushRuleRef::Override(rule) | AnyPushRuleRef::Underride(rule) => {
+            AnyPushRuleRef::Override(rule)
+            | AnyPushRuleRef::PostContent(rule)
+            | AnyPushRuleRef::Underride(rule) => {
                 rule.conditions.iter().map(Condition::compile).collect()
             }
             AnyPushRuleRef::Content(rule) => vec![Condition::body_contains(&rule.pattern)],
@@ -183,7 +212,7 @@ impl CompiledRule {
 /// Whether `ruleset` is what every new user gets.
 fn is_server_default(ruleset: &Ruleset, user: &UserId) -> bool {
     let as_json = |ruleset: &Ruleset| serde_json::to_value(ruleset).ok();
-    as_json(ruleset) == as_json(&Ruleset::server_default(user))
+    as_json(ruleset) == as_json(&default_ruleset(user))
 }
 
 /// The users in `m.mentions`.

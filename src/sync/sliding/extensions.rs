@@ -63,6 +63,10 @@ impl Answer<'_> {
         if let Some(wish) = enabled(&extensions.typing) {
             self.write_typing(out, windows, wish, news);
         }
+        if let Some(wish) = extensions.thread_subscriptions.filter(|one| one.enabled == Some(true))
+        {
+            self.write_thread_subscriptions(out, rooms, wish, news).await?;
+        }
         let mut has_some = out.len() > start;
         // These are there even when they say nothing.
         if let Some(wish) = extensions.to_device.as_ref().filter(|one| one.enabled == Some(true)) {

@@ -8,7 +8,7 @@ use std::{
 
 use super::{Answer, Result, request::Filters, required_state::RoomConfig, room_traits::Departure};
 use crate::{
-    protocol::membership::Membership,
+    protocol::{invite_permission::InviteVerdict, membership::Membership},
     rooms::{UserRoom, UserRooms},
     storage::{EventNid, RoomNid},
 };
@@ -112,7 +112,7 @@ impl Answer<'_> {
             }
             Membership::Leave | Membership::Ban => left.push(place.clone()),
         });
-        if !self.ignored_users.is_empty() {
+        if !self.ignored_users.is_empty() || !self.invite_permission.takes_all() {
             let mut kept = Vec::with_capacity(candidates.len());
             for candidate in candidates {
                 if self.is_seen(&candidate.place).await? {
@@ -144,14 +144,18 @@ impl Answer<'_> {
         })
     }
 
-    /// Invitations from ignored users are not shown (client-server API, "Ignoring Users").
+    /// Invitations from ignored users are not shown, nor those that the user does not take
+    /// (client-server API, "Ignoring Users", "Invite permission").
     async fn is_seen(&self, place: &UserRoom) -> Result<bool> {
-        if place.membership != Membership::Invite || self.ignored_users.is_empty() {
+        let takes_all = self.ignored_users.is_empty() && self.invite_permission.takes_all();
+        if place.membership != Membership::Invite || takes_all {
             return Ok(true);
         }
         let (events, room) = (self.inner.rooms.events(), &place.room);
         let invite = events.load_one(room.facts(), place.event).await?;
-        Ok(!self.ignored_users.contains(invite.event.sender()))
+        let sender = invite.event.sender();
+        let is_taken = self.invite_permission.judge(sender) == InviteVerdict::Take;
+        Ok(is_taken && !self.ignored_users.contains(sender))
     }
 
     async fn make_sieve<'f>(&self, rooms: &UserRooms, filters: &'f Filters) -> Result<Sieve<'f>> {

@@ -16,6 +16,7 @@ mod room_traits;
 mod rooms;
 mod sent_room;
 mod state;
+mod threads;
 mod timeline;
 mod user_data;
 mod wait;
@@ -34,6 +35,10 @@ pub use request::{SlidingBody, SlidingRequest};
 use room_traits::KnownTraits;
 use ruma::OwnedUserId;
 use sent_room::SentRoom;
+pub use threads::{
+    THREAD_CHANGES_DEFAULT, THREAD_CHANGES_MAX, group_thread_changes, parse_thread_token,
+    thread_token,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use user_data::{KnownUserData, UserData};
 
@@ -43,6 +48,7 @@ use crate::{
     cache_figures::CacheFigures,
     encryption::Encryption,
     ephemeral::Ephemeral,
+    protocol::invite_permission::InvitePermission,
     push::Counts,
     rooms::Rooms,
     storage::{RoomNid, StorageError},
@@ -132,6 +138,7 @@ struct Answer<'a> {
     volatile: u64,
     now_ms: u64,
     ignored_users: Arc<HashSet<OwnedUserId>>,
+    invite_permission: Arc<InvitePermission>,
     data: Arc<UserData>,
     /// Pairs of type and state key that no room has, so that none is looked for twice.
     absent_keys: Mutex<HashSet<(String, String)>>,

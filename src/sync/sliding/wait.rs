@@ -139,6 +139,7 @@ impl SlidingSync {
             volatile,
             now_ms: inner.rooms.clock().now_ms(),
             ignored_users,
+            invite_permission: inner.accounts.load_invite_permission(&request.user_id).await?,
             data,
             absent_keys: Mutex::default(),
             timelines: Mutex::default(),

@@ -5,7 +5,7 @@ use hearth::{
     protocol::{
         event::Event,
         power_levels::{PowerLevels, PowerLevelsContent},
-        push_rules::{CompiledRules, PushEvent},
+        push_rules::{CompiledRules, PushEvent, default_ruleset},
         room_version::RoomVersion,
     },
     rooms::RoomEventFilter,
@@ -68,7 +68,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
         "timeline":{"limit":10,"lazy_load_members":true,"contains_url":true,"not_senders":[]},
         "include_leave":true},"event_fields":["content.body"],"event_format":"federation"}"#;
     let mut texts = vec![own.to_owned(), filter.to_owned(), "{}".to_owned()];
-    texts.push(serde_json::to_string(&Ruleset::server_default(bob)).unwrap());
+    texts.push(serde_json::to_string(&default_ruleset(bob)).unwrap());
     let room = furnished(RoomVersion::V11);
     texts.extend(room.state.values().map(|event| event.content_json().to_owned()));
     let versions = [RoomVersion::V1, RoomVersion::V12];
