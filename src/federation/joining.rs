@@ -282,7 +282,11 @@ impl Federation {
         let prefix = format!("/_matrix/federation/v1/make_{}", membership.as_str());
         let versions: Vec<_> = match membership {
             Membership::Leave => Vec::new(),
-            _ => RoomVersion::ALL.iter().map(|version| ("ver", version.as_str())).collect(),
+            _ => RoomVersion::ALL
+                .iter()
+                .chain(&RoomVersion::UNSTABLE)
+                .map(|version| ("ver", version.as_str()))
+                .collect(),
         };
         let request = PeerRequest::get(path(&prefix, [room_id, user], &versions));
         let answer: TemplateAnswer = self.peers().ask(server, request).await?;

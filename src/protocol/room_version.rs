@@ -1,4 +1,4 @@
-//! The room versions 1 to 12 and one table of everything in which they differ.
+//! The room versions 1 to 12, two unstable ones and one table of everything in which they differ.
 //!
 //! Not for the rules themselves: authorisation, redaction and resolution each read their switches from
 //! [`RoomRules`] and know no version numbers.
@@ -20,7 +20,11 @@ pub enum RoomVersion {
     V8,
     V9,
     V10,
+    /// Version 10 with owned state (MSC3757).
+    V10Owned,
     V11,
+    /// Version 11 with owned state (MSC3757).
+    V11Owned,
     V12,
 }
 
@@ -48,6 +52,9 @@ pub struct RoomRules {
     pub restricted: bool,
     /// Join rule `knock_restricted` exists (version 10).
     pub knock_restricted: bool,
+    /// A state key may be a user ID with `_` and a suffix, and who has more power than that user may
+    /// set it as well (MSC3757).
+    pub owned_state: bool,
     /// Power levels must be JSON integers (version 10); before, strings were allowed too.
     pub integer_power_levels: bool,
     /// The creator is named by `content.creator` of the create event (up to version 10), not by its sender.
@@ -103,7 +110,7 @@ pub struct RedactionRules {
 }
 
 impl RoomVersion {
-    /// Every version, oldest first.
+    /// Every version of the specification, oldest first.
     pub const ALL: [Self; 12] = [
         Self::V1,
         Self::V2,
@@ -119,12 +126,15 @@ impl RoomVersion {
         Self::V12,
     ];
 
+    /// Versions of proposals.
+    pub const UNSTABLE: [Self; 2] = [Self::V10Owned, Self::V11Owned];
+
     /// The version of new rooms when nobody asks for another.
     pub const DEFAULT: Self = Self::V12;
 
     /// The version that `identifier` names, or `None` if it is not one of ours.
     pub fn parse(identifier: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|version| version.as_str() == identifier)
+        Self::ALL.into_iter().chain(Self::UNSTABLE).find(|version| version.as_str() == identifier)
     }
 
     pub fn as_str(self) -> &'static str {
@@ -139,7 +149,9 @@ impl RoomVersion {
             Self::V8 => "8",
             Self::V9 => "9",
             Self::V10 => "10",
+            Self::V10Owned => "org.matrix.msc3757.10",
             Self::V11 => "11",
+            Self::V11Owned => "org.matrix.msc3757.11",
             Self::V12 => "12",
         }
     }
@@ -156,7 +168,9 @@ impl RoomVersion {
             Self::V8 => &V8,
             Self::V9 => &V9,
             Self::V10 => &V10,
+            Self::V10Owned => &V10_OWNED,
             Self::V11 => &V11,
+            Self::V11Owned => &V11_OWNED,
             Self::V12 => &V12,
         }
     }
@@ -197,6 +211,7 @@ const V1: RoomRules = RoomRules {
     knock: false,
     restricted: false,
     knock_restricted: false,
+    owned_state: false,
     integer_power_levels: false,
     creator_in_content: true,
     redacts_in_content: false,
@@ -250,6 +265,8 @@ const V10: RoomRules = RoomRules {
     ..V9
 };
 
+const V10_OWNED: RoomRules = RoomRules { version: RoomVersion::V10Owned, owned_state: true, ..V10 };
+
 const V11: RoomRules = RoomRules {
     version: RoomVersion::V11,
     redaction: RedactionRules {
@@ -264,6 +281,8 @@ const V11: RoomRules = RoomRules {
     redacts_in_content: true,
     ..V10
 };
+
+const V11_OWNED: RoomRules = RoomRules { version: RoomVersion::V11Owned, owned_state: true, ..V11 };
 
 const V12: RoomRules = RoomRules {
     version: RoomVersion::V12,

@@ -386,6 +386,27 @@ fn state_keys_of_users_are_their_own() {
 }
 
 #[test]
+fn owned_state_is_for_its_owner_and_who_has_more_power() {
+    for version in RoomVersion::UNSTABLE {
+        let mut room = Room::public(version);
+        room.power_of(&[(BOB, 50), (CAROL, 50)]);
+        let mut status = |sender, key| verdict(&mut room, sender, "x.status", Some(key), json!({}));
+        let (own, dave) = (format!("{BOB}_a:b_@c"), format!("{CAROL}_a"));
+        for key in [BOB, &own] {
+            assert_eq!(status(BOB, key), Ok(()), "{key}");
+            assert_eq!(status(ALICE, key), Ok(()), "{key}");
+        }
+        for key in [CAROL, &dave] {
+            assert_eq!(status(BOB, key), Err(AuthRejection::StateKeyOfAnotherUser), "{key}");
+        }
+        for key in ["@x", "@x_y", &format!("{BOB}:a:b")] {
+            assert_eq!(status(ALICE, key), Err(AuthRejection::StateKeyOfNoUser), "{key}");
+        }
+        assert_eq!(status(BOB, "x"), Ok(()));
+    }
+}
+
+#[test]
 fn power_levels_must_be_well_formed() {
     let level = |name| Err(AuthRejection::BadPowerLevels(PowerLevelsError::BadLevel(name)));
     let map = |name| Err(AuthRejection::BadPowerLevels(PowerLevelsError::BadMap(name)));

@@ -3,15 +3,16 @@
 use axum::extract::State;
 use serde_json::{Map, Value, json};
 
-use crate::http::{AppState, auth::UserSession, json::Json};
-
-/// The newest room version that this server knows; it knows all before it.
-const ROOM_VERSION_NEWEST: u8 = 12;
+use crate::{
+    http::{AppState, auth::UserSession, json::Json},
+    protocol::room_version::RoomVersion,
+};
 
 pub async fn get_capabilities(State(app): State<AppState>, _: UserSession) -> Json<Value> {
-    let available: Map<String, Value> = (1..=ROOM_VERSION_NEWEST)
-        .map(|version| (version.to_string(), Value::from("stable")))
-        .collect();
+    let stable = RoomVersion::ALL.map(|version| (version.to_string(), Value::from("stable")));
+    let unstable =
+        RoomVersion::UNSTABLE.map(|version| (version.to_string(), Value::from("unstable")));
+    let available: Map<String, Value> = stable.into_iter().chain(unstable).collect();
     let default = app.config.rooms.default_version.as_str();
     Json(json!({
         "capabilities": {

@@ -108,10 +108,7 @@ impl Judge<'_> {
             return Err(AuthRejection::PowerTooLow { required });
         }
         // Rule 9: if the state key starts with `@` and is not the sender, reject.
-        let state_key = event.state_key().unwrap_or_default();
-        if state_key.starts_with('@') && state_key != event.sender().as_str() {
-            return Err(AuthRejection::StateKeyOfAnotherUser);
-        }
+        self.check_owner(event, sender_level)?;
         // Rule 10: if type is `m.room.power_levels`.
         if event.kind() == "m.room.power_levels" {
             return power_levels::check(event, self.power(), self.rules);
@@ -122,6 +119,26 @@ impl Judge<'_> {
         }
         // Rule 11: otherwise, allow.
         Ok(())
+    }
+
+    /// Rule 9, and what MSC3757 makes of it.
+    fn check_owner(
+        &self,
+        event: &impl Candidate,
+        sender_level: PowerLevel,
+    ) -> Result<(), AuthRejection> {
+        let state_key = event.state_key().unwrap_or_default();
+        if !state_key.starts_with('@') || state_key == event.sender().as_str() {
+            return Ok(());
+        }
+        if !self.rules.owned_state {
+            return Err(AuthRejection::StateKeyOfAnotherUser);
+        }
+        let owner = find_owner(state_key).ok_or(AuthRejection::StateKeyOfNoUser)?;
+        if owner == event.sender() || sender_level > self.power().user(owner) {
+            return Ok(());
+        }
+        Err(AuthRejection::StateKeyOfAnotherUser)
     }
 
     /// Rule 4: if `m.federate` is false and the sender's server is not the creator's, reject.
@@ -159,6 +176,14 @@ impl Judge<'_> {
             })
         })
     }
+}
+
+/// The user at the beginning of a state key: all of it, or what stands before the first `_` of the
+/// server's name (MSC3757).
+fn find_owner(state_key: &str) -> Option<&UserId> {
+    let colon = state_key.find(':')?;
+    let end = state_key[colon..].find('_').map_or(state_key.len(), |at| colon + at);
+    <&UserId>::try_from(&state_key[..end]).ok()
 }
 
 fn check_aliases(event: &impl Candidate) -> Result<(), AuthRejection> {

@@ -104,6 +104,10 @@ pub enum AuthRejection {
     PowerTooLow { required: i64 },
     #[error("the state key is another user's ID")]
     StateKeyOfAnotherUser,
+    #[error(
+        "the state key begins with `@`, but is neither a user ID nor one with `_` and a suffix"
+    )]
+    StateKeyOfNoUser,
 
     // Rule 10: `m.room.power_levels`.
     #[error("the power levels are malformed: {0}")]
