@@ -21,7 +21,7 @@ pub use volatile::{EphemeralChange, EphemeralHook, Volatile};
 use crate::{
     protocol::membership::Membership,
     rooms::{Room, Rooms, UserRooms},
-    storage::StorageError,
+    storage::{RoomNid, StorageError},
 };
 
 /// How it is set up.
@@ -94,8 +94,9 @@ impl Ephemeral {
         out: &mut String,
         viewer: &UserRooms,
         since_epoch: u64,
+        entered: &[RoomNid],
     ) -> Result<bool, StorageError> {
-        self.presence.write_since(out, viewer, since_epoch).await
+        self.presence.write_since(out, viewer, since_epoch, entered).await
     }
 
     /// See [`Typing::write_since`].

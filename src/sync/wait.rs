@@ -12,6 +12,10 @@ use crate::rooms::UserRooms;
 
 /// The first allocation for an answer; most hold one event.
 const ANSWER_BYTES: usize = 2048;
+/// What an initial sync allocates at once, for a room and at most: growing by doubling would touch twice as
+/// much memory.
+const INITIAL_ROOM_BYTES: usize = 6 << 10;
+const INITIAL_BYTES_MAX: usize = 32 << 20;
 
 impl Sync {
     /// The JSON of the answer. An initial sync and one with `full_state` never wait.
@@ -71,7 +75,7 @@ impl Sync {
             now_ms: parts.rooms.clock().now_ms(),
             ignored_users: self.ignored_users(&request.user_id).await?,
         };
-        let mut out = String::with_capacity(ANSWER_BYTES);
+        let mut out = String::with_capacity(first_capacity(request, rooms));
         let messages = answer.load_messages().await?;
         let token = SyncToken { position: upto, volatile, to_device: messages.upto };
         out.push_str("{\"next_batch\":\"");
@@ -92,6 +96,14 @@ impl Sync {
     }
 }
 
+fn first_capacity(request: &SyncRequest, rooms: &UserRooms) -> usize {
+    let mut count = 0;
+    if request.since.is_none() {
+        rooms.for_each(|_| count += 1);
+    }
+    ANSWER_BYTES.max((count * INITIAL_ROOM_BYTES).min(INITIAL_BYTES_MAX))
+}
+
 impl Answer<'_> {
     /// Writes every section that has something to say, each with a comma before it.
     async fn write(&self, out: &mut String, rooms: &UserRooms) -> Result<()> {
@@ -104,7 +116,14 @@ impl Answer<'_> {
     async fn write_presence(&self, out: &mut String, rooms: &UserRooms) -> Result<()> {
         let since = self.request.since.map_or(0, |token| token.volatile);
         let mut events = String::new();
-        if self.parts.ephemeral.write_presence_since(&mut events, rooms, since).await? {
+        let mut entered = Vec::new();
+        rooms.for_each(|place| {
+            if self.since > 0 && place.is_joined() && place.position > self.since {
+                entered.push(place.room.nid);
+            }
+        });
+        let ephemeral = &self.parts.ephemeral;
+        if ephemeral.write_presence_since(&mut events, rooms, since, &entered).await? {
             out.push_str(",\"presence\":{\"events\":[");
             out.push_str(&events);
             out.push_str("]}");

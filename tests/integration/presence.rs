@@ -89,6 +89,25 @@ both_databases! {
         server.stop().await;
     }
 
+    async fn who_joins_sees_those_who_are_there(backend: Backend) {
+        let server = Server::start(backend).await;
+        let users = register(&server, ["alice", "bob", "carol"]).await;
+        let [alice, bob, carol] = users.as_slice() else { panic!() };
+        let room = make_room(&[bob]).await;
+        for user in [bob, carol] {
+            let body = json!({ "presence": "unavailable", "status_msg": "was here" });
+            user.put(&path(user), &body).await.ok();
+        }
+        let since = next_batch(&sync(alice, None).await);
+        alice.post(&format!("/_matrix/client/v3/join/{room}"), &json!({})).await.ok();
+        let answer = sync(alice, Some(&since)).await;
+        assert_eq!(presence(bob)(&answer).unwrap()["status_msg"], "was here");
+        assert_eq!(presence(carol)(&answer), None);
+        let since = next_batch(&answer);
+        assert_eq!(presence(bob)(&sync(alice, Some(&since)).await), None);
+        server.stop().await;
+    }
+
     async fn status_message_survives_a_restart(backend: Backend) {
         let server = Server::start(backend).await;
         let alice = server.register("alice").await;
