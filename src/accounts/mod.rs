@@ -119,12 +119,13 @@ impl Accounts {
     }
 
     /// How well the caches of users' things do.
-    pub fn cache_figures(&self) -> [CacheFigures; 4] {
+    pub fn cache_figures(&self) -> [CacheFigures; 5] {
         [
             self.sessions.cache_figures(),
             self.profile_cache.figures("profiles"),
             self.push_rule_cache.figures("push_rules"),
             self.ignored_cache.figures("ignored_users"),
+            self.invite_cache.figures("invite_permissions"),
         ]
     }
 

@@ -34,6 +34,10 @@ pub struct JsonBody<T>(pub T);
 #[derive(Clone, Debug)]
 pub struct OptionalJsonBody<T>(pub T);
 
+/// A JSON body; None when there is none at all.
+#[derive(Debug)]
+pub struct MaybeJsonBody<T>(pub Option<T>);
+
 /// A body that is a JSON object, kept as text: checked as far as that it is valid UTF-8 and JSON
 /// with valid strings, not nested deeper than 128 levels.
 #[derive(Clone, Debug)]
@@ -110,6 +114,16 @@ impl<T: DeserializeOwned> FromRequest<AppState> for Form<T> {
         serde_html_form::from_bytes(&bytes).map(Self).map_err(|error| {
             MatrixError::invalid_param(format!("The form is not understood: {error}."))
         })
+    }
+}
+
+impl<T: DeserializeOwned> FromRequest<AppState> for MaybeJsonBody<T> {
+    type Rejection = MatrixError;
+
+    async fn from_request(request: Request, app: &AppState) -> MatrixResult<Self> {
+        let bytes = read_limited(request, app).await?;
+        let parsed = (!bytes.is_empty()).then(|| parse_json(&bytes));
+        parsed.transpose().map(Self)
     }
 }
 

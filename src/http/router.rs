@@ -12,11 +12,11 @@ use super::{
     client::{
         account, account_data, admin, appservice, auth_fallback, capabilities, confirm_address,
         create_room, cross_signing, dehydrated_device, delayed_events, device_keys, devices,
-        event_relationships, filter, invites, login, logout, media, messages, notifications, old_sync, openid, presence,
-        profile, push_rules, pushers, receipts, register, relations, reports, room_aliases,
-        room_keys, room_overview, room_state, room_upgrade, rooms_membership, search, send,
-        sliding_sync, sso, sync, third_party, third_party_ids, thread_subscriptions, to_device, typing, user_directory,
-        versions, voip,
+        event_relationships, filter, invites, login, logout, media, messages, notifications,
+        old_sync, openid, presence, profile, push_rules, pushers, receipts, register, relations,
+        reports, room_aliases, room_keys, room_overview, room_state, room_upgrade,
+        rooms_membership, search, send, sliding_sync, sso, sync, third_party, third_party_ids,
+        thread_subscriptions, to_device, typing, user_directory, versions, voip,
     },
     federation, health,
     routes::Routes,
@@ -37,6 +37,7 @@ pub fn build_router(app: AppState) -> Router {
     let routes = route_directory(routes);
     let routes = federation::add_routes(routes);
     let routes = synapse_admin::add_routes(routes);
+    let routes = route_proposals(routes);
     let routes = routes
         // search.rs
         .client("/search", post(search::search))
@@ -57,6 +58,25 @@ pub fn build_router(app: AppState) -> Router {
             "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync",
             post(sliding_sync::post_sync),
         )
+        // versions.rs
+        .plain("/_matrix/client/versions", get(versions::get_versions))
+        // well_known.rs
+        .plain("/.well-known/matrix/client", get(well_known::get_client))
+        .plain(
+            "/_matrix/client/unstable/org.matrix.msc4143/rtc/transports",
+            get(well_known::get_rtc_transports),
+        )
+        .plain("/.well-known/matrix/server", get(well_known::get_server))
+        .plain("/.well-known/matrix/support", get(well_known::get_support))
+        .plain("/.well-known/matrix/policy_server", get(well_known::get_policy_server))
+        // health.rs
+        .plain("/health", get(health::get_health));
+    routes.finish(app)
+}
+
+/// What clients use of proposals that are no part of the specification yet.
+fn route_proposals(routes: Routes) -> Routes {
+    routes
         // delayed_events.rs
         .plain(&msc4140("/delayed_events"), get(delayed_events::list))
         .plain(
@@ -84,20 +104,6 @@ pub fn build_router(app: AppState) -> Router {
             "/_matrix/client/unstable/io.element.msc4308/thread_subscriptions",
             get(thread_subscriptions::list_changes),
         )
-        // versions.rs
-        .plain("/_matrix/client/versions", get(versions::get_versions))
-        // well_known.rs
-        .plain("/.well-known/matrix/client", get(well_known::get_client))
-        .plain(
-            "/_matrix/client/unstable/org.matrix.msc4143/rtc/transports",
-            get(well_known::get_rtc_transports),
-        )
-        .plain("/.well-known/matrix/server", get(well_known::get_server))
-        .plain("/.well-known/matrix/support", get(well_known::get_support))
-        .plain("/.well-known/matrix/policy_server", get(well_known::get_policy_server))
-        // health.rs
-        .plain("/health", get(health::get_health));
-    routes.finish(app)
 }
 
 /// A path of delayed events while they are no part of the specification.

@@ -53,11 +53,16 @@ pub fn write_client_event(out: &mut String, stored: &StoredEvent, view: &EventVi
     out.push('}');
 }
 
-/// Appends an event as stripped state (client-server API, "Stripped state").
+/// Appends an event as stripped state (client-server API, "Stripped state"). The create event keeps its ID
+/// and time (MSC4311).
 pub fn write_stripped_event(out: &mut String, stored: &StoredEvent) {
     let event = &stored.event;
     out.push_str(r#"{"content":"#);
     out.push_str(event.content_json());
+    if event.kind() == "m.room.create" {
+        write_field(out, r#","event_id":"#, event.event_id().as_str());
+        write_number(out, r#","origin_server_ts":"#, event.origin_server_ts());
+    }
     write_field(out, r#","sender":"#, event.sender().as_str());
     write_field(out, r#","state_key":"#, event.state_key().unwrap_or_default());
     write_field(out, r#","type":"#, event.kind());

@@ -45,6 +45,8 @@ pub struct SearchPlace {
     pub before: (i64, i64),
     /// By rank: how many results came on earlier pages.
     pub skipped: usize,
+    /// How many events were found when the first page was made.
+    pub counted: Option<i64>,
 }
 
 /// What is searched for.
@@ -76,15 +78,17 @@ pub struct SearchPage {
 }
 
 impl SearchPlace {
-    pub const START: Self = Self { before: (i64::MAX, i64::MAX), skipped: 0 };
+    pub const START: Self = Self { before: (i64::MAX, i64::MAX), skipped: 0, counted: None };
 
     fn after(candidate: &Candidate) -> Self {
-        Self { before: (candidate.origin_server_ts, candidate.event.0), skipped: 0 }
+        let before = (candidate.origin_server_ts, candidate.event.0);
+        Self { before, ..Self::START }
     }
 
     /// The place right behind a hit.
     pub fn behind(hit: &SearchHit) -> Self {
-        Self { before: (hit.event.event.origin_server_ts(), hit.event.nid.0), skipped: 0 }
+        let before = (hit.event.event.origin_server_ts(), hit.event.nid.0);
+        Self { before, ..Self::START }
     }
 }
 
@@ -111,12 +115,15 @@ impl SearchIndex {
         let database = self.rooms.database();
         let candidates =
             storage::search::list_candidates(database, &nids, &terms, before, most).await?;
-        page.count = candidates.first().map_or(0, |candidate| candidate.total);
+        let total = || candidates.first().map_or(0, |candidate| candidate.total);
+        page.count = request.from.counted.unwrap_or_else(total);
         let mut search = Search { index: self, reader, request, rooms, viewers: HashMap::new() };
         match request.order {
             SearchOrder::Recent => search.take_recent(&candidates, &mut page).await?,
             SearchOrder::Rank => search.take_ranked(&candidates, &mut page).await?,
         }
+        let counted = Some(page.count);
+        page.next = page.next.map(|next| SearchPlace { counted, ..next });
         Ok(page)
     }
 
@@ -180,14 +187,14 @@ impl Search<'_> {
         }
         // A stable sort: of two that fit equally well the newer one comes first.
         hits.sort_by(|one, two| two.rank.total_cmp(&one.rank));
-        let SearchPlace { before, skipped } = self.request.from;
+        let SearchPlace { before, skipped, .. } = self.request.from;
         let behind = skipped + self.request.limit;
         // A full page may be followed by an empty one, as with other servers.
         if hits.len() >= behind {
             // What is sent meanwhile must not move the pages.
             let newest = candidates.first().map(|c| (c.origin_server_ts, c.event.0 + 1));
             let before = if skipped == 0 { newest.unwrap_or(before) } else { before };
-            page.next = Some(SearchPlace { before, skipped: behind });
+            page.next = Some(SearchPlace { before, skipped: behind, counted: None });
         }
         page.hits = hits.into_iter().skip(skipped).take(self.request.limit).collect();
         Ok(())

@@ -82,6 +82,13 @@ pub async fn find_by_request(
     Ok(row.map(|(delay_id,)| delay_id))
 }
 
+/// The same, outside of a transaction.
+pub async fn find_request(db: &Database, request: &str) -> Result<Option<String>, StorageError> {
+    let sql = "SELECT delay_id FROM delayed_events WHERE request = $1";
+    let row: Option<(String,)> = db.fetch_optional(sql, &params![request]).await?;
+    Ok(row.map(|(delay_id,)| delay_id))
+}
+
 /// How many events of a user wait, and when the first of them is sent.
 pub async fn count_waiting(
     tx: &mut WriteTransaction<'_>,

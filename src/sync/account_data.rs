@@ -52,6 +52,9 @@ impl Answer<'_> {
             && filter.takes_room(&room.room_id)
         {
             write_section(out, entries.iter().filter(|(kind, _)| filter.events.takes_type(kind)));
+        } else if self.since == 0 {
+            // Clients that begin anew look for the section even where nothing is in it.
+            out.push_str(",\"account_data\":{\"events\":[]}");
         }
     }
 }

@@ -1,10 +1,15 @@
 //! The section `rooms.join`.
 
+use futures_util::future::try_join_all;
+
 use super::{Answer, JsonList, Result, account_data::NewAccountData, room_state::StateRange};
 use crate::{
     protocol::membership::Membership,
     rooms::{UserRoom, UserRooms, Viewer, write_json_string},
 };
+
+/// Rooms that are read side by side, so that not each waits for the database alone.
+const ROOMS_AT_ONCE: usize = 8;
 
 impl Answer<'_> {
     /// Writes the section `rooms`, with a comma before it, if any room has something.
@@ -25,14 +30,18 @@ impl Answer<'_> {
             sections.next(out);
             write_json_string(out, name);
             let mut list = JsonList::begin(out, ":{");
-            for place in places.iter().filter(|place| section_of(place.membership) == name) {
-                let before = out.len();
-                list.next(out);
-                write_json_string(out, place.room.room_id.as_str());
-                out.push(':');
-                if !self.write_place(out, place, data).await? {
-                    out.truncate(before);
-                    list.is_empty = out.ends_with('{');
+            let shown: Vec<&UserRoom> =
+                places.iter().filter(|place| section_of(place.membership) == name).collect();
+            for step in shown.chunks(ROOMS_AT_ONCE) {
+                let texts = step.iter().map(|place| self.write_apart(place, data));
+                let texts = try_join_all(texts).await?;
+                for (place, text) in step.iter().zip(texts) {
+                    if let Some(text) = text {
+                        list.next(out);
+                        write_json_string(out, place.room.room_id.as_str());
+                        out.push(':');
+                        out.push_str(&text);
+                    }
                 }
             }
             match list.is_empty {
@@ -81,6 +90,13 @@ impl Answer<'_> {
         });
         places.sort_by(|one, two| one.room.room_id.cmp(&two.room.room_id));
         places
+    }
+
+    /// What there is to say of one room.
+    async fn write_apart(&self, place: &UserRoom, data: &NewAccountData) -> Result<Option<String>> {
+        let mut text = String::new();
+        let has_news = self.write_place(&mut text, place, data).await?;
+        Ok(has_news.then_some(text))
     }
 
     /// Writes one room; false when there is nothing to say.

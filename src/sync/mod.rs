@@ -48,8 +48,8 @@ pub struct SyncRequest {
     pub since: Option<SyncToken>,
     pub filter: Arc<SyncFilter>,
     pub full_state: bool,
-    /// `state_after` in place of `state` (MSC4222).
-    pub use_state_after: bool,
+    /// By which name the client wants `state_after` in place of `state` (MSC4222).
+    pub state_after: Option<&'static str>,
     pub timeout: Duration,
 }
 

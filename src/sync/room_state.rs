@@ -34,7 +34,7 @@ impl Answer<'_> {
         heroes: &[(StateKeyNid, EventNid)],
     ) -> Result<()> {
         let filter = &self.request.filter.room.state;
-        let after = self.request.use_state_after;
+        let after = self.request.state_after;
         let has_timeline = !range.timeline.events.is_empty() || range.timeline.limited;
         let room = viewer.room();
         if !range.is_full && !has_timeline && !room.has_fork_above(range.since) {
@@ -53,14 +53,12 @@ impl Answer<'_> {
             events.retain(|event| filter.takes(&event.event));
             events.sort_by_key(|event| event.ordering());
         }
-        if events.is_empty() && !after {
+        if events.is_empty() && after.is_none() {
             return Ok(());
         }
-        out.push_str(if after {
-            ",\"state_after\":{\"events\":"
-        } else {
-            ",\"state\":{\"events\":"
-        });
+        out.push_str(",\"");
+        out.push_str(after.unwrap_or("state"));
+        out.push_str("\":{\"events\":");
         self.write_events(out, viewer, &events).await?;
         out.push('}');
         Ok(())
@@ -72,12 +70,14 @@ impl Answer<'_> {
         let (rooms, room) = (&self.parts.rooms, viewer.room());
         let first = range.timeline.events.first();
         let (since, timeline_begin) = (range.since, range.timeline.begins_at);
-        let end = if self.request.use_state_after { range.upto + 1 } else { timeline_begin };
+        let end = if self.request.state_after.is_some() { range.upto + 1 } else { timeline_begin };
         let mut changes: Changes = if !range.is_full && end > since {
             rooms.list_state_changes(room, (since, end)).await?.into_iter().collect()
         } else if range.is_full {
             let state = match first {
-                Some(_) if self.request.use_state_after => self.state_at_end(viewer, range).await?,
+                Some(_) if self.request.state_after.is_some() => {
+                    self.state_at_end(viewer, range).await?
+                }
                 Some(first) if timeline_begin == first.ordering() && !first.is_forked() => {
                     rooms.load_state(first.state_nid).await?
                 }
@@ -88,7 +88,7 @@ impl Answer<'_> {
             Changes::new()
         };
         // Where forks met, state changed without an event of the timeline.
-        if !self.request.use_state_after && room.has_fork_above(timeline_begin - 1) {
+        if self.request.state_after.is_none() && room.has_fork_above(timeline_begin - 1) {
             let told: HashSet<EventNid> = range.timeline.events.iter().map(|e| e.nid).collect();
             let range = (timeline_begin - 1, range.upto + 1);
             let later = rooms.list_state_changes(room, range).await?.into_iter();
@@ -149,7 +149,7 @@ impl Answer<'_> {
             kept.extend(members);
         }
         // What the timeline itself holds need not be told before it.
-        if !request.use_state_after {
+        if request.state_after.is_none() {
             let told: HashSet<EventNid> = range.timeline.events.iter().map(|e| e.nid).collect();
             kept.retain(|_, event| !told.contains(event));
         }
@@ -160,7 +160,7 @@ impl Answer<'_> {
     async fn end_state(&self, viewer: &Viewer, range: &StateRange<'_>) -> Result<Arc<State>> {
         let first: Option<&Arc<StoredEvent>> = range.timeline.events.first();
         match first {
-            Some(first) if !self.request.use_state_after && !first.is_forked() => {
+            Some(first) if self.request.state_after.is_none() && !first.is_forked() => {
                 self.parts.rooms.load_state(first.state_nid).await
             }
             _ => self.state_at_end(viewer, range).await,

@@ -33,7 +33,7 @@ const SENDING_MAX: usize = 8;
 const SLEEP_MAX: Duration = Duration::from_secs(600);
 const RETRY_PAUSE: Duration = Duration::from_secs(5);
 /// Letters of an event's ID while it waits.
-const DELAY_ID_LENGTH: usize = 32;
+pub const DELAY_ID_LENGTH: usize = 32;
 /// Locks for events; two share one rarely, and only wait for each other.
 const LOCKS: usize = 64;
 /// The device in whose name events are sent, so that none is sent twice.
@@ -160,15 +160,31 @@ impl DelayedEvents {
         found.filter(|row| row.user_id == user.as_str()).ok_or(DelayedEventError::NotFound)
     }
 
+    /// Whose event it is.
+    pub async fn find_sender(&self, delay_id: &str) -> Result<OwnedUserId, DelayedEventError> {
+        let row = self.load_any(delay_id).await?;
+        UserId::parse(&row.user_id).map_err(|_| DelayedEventError::NotFound)
+    }
+
+    /// The event that an earlier request made, by what it was named.
+    pub async fn find_repeated(&self, request: &str) -> Result<Option<String>, DelayedEventError> {
+        Ok(delayed_events::find_request(self.0.rooms.database(), request).await?)
+    }
+
+    async fn load_any(&self, delay_id: &str) -> Result<DelayedEventRow, DelayedEventError> {
+        let found = delayed_events::find(self.0.rooms.database(), delay_id).await?;
+        found.ok_or(DelayedEventError::NotFound)
+    }
+
     /// A user's waiting events, the next one first.
     pub async fn list(&self, user: &UserId) -> Result<Vec<DelayedEventRow>, DelayedEventError> {
         Ok(delayed_events::list_waiting(self.0.rooms.database(), user.as_str()).await?)
     }
 
     /// Has a waiting event wait its whole time again.
-    pub async fn restart(&self, user: &UserId, delay_id: &str) -> Result<(), DelayedEventError> {
+    pub async fn restart(&self, delay_id: &str) -> Result<(), DelayedEventError> {
         let _lock = self.lock(delay_id).await;
-        self.load(user, delay_id).await?.require_waiting()?;
+        self.load_any(delay_id).await?.require_waiting()?;
         let (delay_id, now_ms) = (delay_id.to_owned(), self.0.rooms.clock().now_ms());
         let restarted: Result<bool, StorageError> = self
             .0
@@ -183,9 +199,9 @@ impl DelayedEvents {
     }
 
     /// Has an event never sent. One that was cancelled stays so.
-    pub async fn cancel(&self, user: &UserId, delay_id: &str) -> Result<(), DelayedEventError> {
+    pub async fn cancel(&self, delay_id: &str) -> Result<(), DelayedEventError> {
         let _lock = self.lock(delay_id).await;
-        match self.load(user, delay_id).await?.require_waiting() {
+        match self.load_any(delay_id).await?.require_waiting() {
             Err(DelayedEventError::Cancelled) => Ok(()),
             Err(error) => Err(error),
             Ok(()) => Ok(self.finalise(delay_id, (None, None)).await?),
@@ -193,9 +209,9 @@ impl DelayedEvents {
     }
 
     /// Sends an event now. One that cannot be sent waits on; one that was sent stays so.
-    pub async fn send_now(&self, user: &UserId, delay_id: &str) -> Result<(), DelayedEventError> {
+    pub async fn send_now(&self, delay_id: &str) -> Result<(), DelayedEventError> {
         let _lock = self.lock(delay_id).await;
-        let row = self.load(user, delay_id).await?;
+        let row = self.load_any(delay_id).await?;
         match row.require_waiting() {
             Err(DelayedEventError::Sent) => return Ok(()),
             checked => checked?,

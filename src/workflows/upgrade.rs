@@ -132,7 +132,7 @@ async fn design(
     for key in ["type", "m.federate"] {
         creation_content.extend(create.get(key).map(|value| (key.to_owned(), value.clone())));
     }
-    creation_content.insert("predecessor".to_owned(), predecessor(old));
+    creation_content.insert("predecessor".to_owned(), predecessor(old, upgrade.version));
     let creators = upgrade.additional_creators.as_ref();
     if let Some(creators) = creators.filter(|_| upgrade.version.rules().creators_privileged) {
         creation_content.insert("additional_creators".to_owned(), creators.clone());
@@ -152,10 +152,12 @@ async fn design(
     })
 }
 
-/// The room that is replaced, with its last event.
-fn predecessor(old: &Room) -> Value {
+/// The room that is replaced, with its last event. From version 12 on clients look for the tombstone
+/// themselves (client-server API, "Room upgrades": it may be omitted).
+fn predecessor(old: &Room, version: RoomVersion) -> Value {
     let head = old.head();
-    match head.extremities.first() {
+    let names_event = !version.rules().room_id_is_create_hash;
+    match head.extremities.first().filter(|_| names_event) {
         Some(last) => json!({ "room_id": old.room_id, "event_id": last.event.event_id() }),
         None => json!({ "room_id": old.room_id }),
     }

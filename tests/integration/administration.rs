@@ -152,6 +152,14 @@ both_databases! {
         let invite = json!({ "user_id": alice.user_id });
         let own = create_room(&mallory, json!({ "invite": [alice.user_id] })).await;
         mallory.post(&format!("{V3}/rooms/{own}/invite"), &invite).await.ok();
+        let later = format!("{V3}/rooms/{room}/send/m.room.message/later?org.matrix.msc4140.delay=1000");
+        assert!(mallory.put(&later, &json!({ "body": "buy" })).await.ok()["delay_id"].is_string());
+        let waiting = "/_matrix/client/unstable/org.matrix.msc4140/delayed_events";
+        assert_eq!(mallory.get(waiting).await.ok()["delayed_events"], json!([]));
+        let upgrade = format!("{V3}/rooms/{own}/upgrade");
+        let pretended = mallory.post(&upgrade, &json!({ "new_version": "12" })).await.ok();
+        let pretended = pretended["replacement_room"].as_str().unwrap();
+        mallory.post(&format!("{V3}/join/{pretended}"), &json!({})).await.error(404, "M_NOT_FOUND");
         assert!(bodies(&alice, &room).await.is_empty());
         let sync = alice.get(&format!("{V3}/sync")).await.ok();
         assert_eq!(sync["rooms"].get("invite"), None);

@@ -42,6 +42,61 @@ both_databases! {
         assert_eq!(events[0]["content"]["membership"], "leave");
     }
 
+    async fn state_after_comes_by_the_name_that_was_asked_for(backend: Backend) {
+        let server = Server::start(backend).await;
+        let alice = server.register("alice").await;
+        let room = create_room(&alice, json!({})).await;
+        let (stable, unstable) = ("use_state_after=true", "org.matrix.msc4222.use_state_after=true");
+        let cases = [
+            ("", "state"),
+            (stable, "state_after"),
+            (unstable, "org.matrix.msc4222.state_after"),
+            // Clients that do not know the server send both.
+            (&*format!("{stable}&{unstable}"), "state_after"),
+        ];
+        for (query, expect) in cases {
+            let answer = sync(&alice, &format!("set_presence=offline&{query}")).await;
+            let sections = answer["rooms"]["join"][&room].as_object().unwrap();
+            let found: Vec<_> = sections.keys().filter(|name| name.contains("state")).collect();
+            // All of the state is in the timeline of so young a room.
+            let is_there = sections.contains_key(expect) || expect == "state";
+            assert!(is_there && found.iter().all(|name| *name == expect), "{query}: {answer}");
+            assert_eq!(answer["rooms"]["join"][&room]["account_data"]["events"], json!([]));
+        }
+    }
+
+    async fn what_no_room_can_have_is_a_bad_request(backend: Backend) {
+        let server = Server::start(backend).await;
+        let alice = server.register("alice").await;
+        for version in ["11", "12"] {
+            let room = create_room(&alice, json!({ "room_version": version })).await;
+            let create = json!({ "room_version": version, "x": 1 });
+            set_state(&alice, &room, "m.room.create/", create).await.error(400, "M_BAD_JSON");
+        }
+        let room = create_room(&alice, json!({ "room_version": "12" })).await;
+        let levels = json!({ "users": { (alice.user_id.as_str()): 100 } });
+        set_state(&alice, &room, "m.room.power_levels/", levels).await.error(400, "M_BAD_JSON");
+        for (version, names_event) in [("11", true), ("12", false)] {
+            let room = create_room(&alice, json!({})).await;
+            let body = json!({ "new_version": version });
+            let answer = alice.post(&format!("{V3}/rooms/{room}/upgrade"), &body).await.ok();
+            let new = answer["replacement_room"].as_str().unwrap();
+            let create = content_of(&alice, new, "m.room.create", "").await;
+            assert_eq!(create["predecessor"]["room_id"], room.as_str());
+            assert_eq!(create["predecessor"]["event_id"].is_string(), names_event, "{create}");
+        }
+    }
+
+    async fn invitations_show_when_the_room_was_made(backend: Backend) {
+        let server = Server::start(backend).await;
+        let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+        let room = create_room(&alice, json!({ "invite": [bob.user_id] })).await;
+        let answer = sync(&bob, "").await;
+        let shown = answer["rooms"]["invite"][&room]["invite_state"]["events"].as_array().unwrap();
+        let create = shown.iter().find(|event| event["type"] == "m.room.create").unwrap();
+        assert!(create["origin_server_ts"].is_i64() && create["event_id"].is_string(), "{create}");
+    }
+
     async fn other_devices_hear_of_a_room_that_was_left_and_forgotten(backend: Backend) {
         let server = Server::start(backend).await;
         let alice = server.register("alice").await;

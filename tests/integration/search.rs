@@ -48,6 +48,32 @@ fn bodies(found: &Value) -> Vec<String> {
 }
 
 both_databases! {
+    async fn every_page_says_how_much_was_found(backend: Backend) {
+        let server = Server::start(backend).await;
+        let alice = server.register("alice").await;
+        let room = create_room(&alice, json!({})).await;
+        for number in 0..5 {
+            say(&alice, &room, text(&format!("pea {number}"))).await;
+        }
+        for order in ["recent", "rank"] {
+            let (mut next, mut seen) = (String::new(), 0);
+            for _ in 0..3 {
+                let criteria = json!({
+                    "search_term": "pea", "order_by": order, "filter": { "limit": 2 },
+                });
+                let body = json!({ "search_categories": { "room_events": criteria } });
+                let path = format!("/_matrix/client/v3/search?next_batch={next}");
+                let path = if next.is_empty() { "/_matrix/client/v3/search" } else { &path };
+                let answer = alice.post(path, &body).await.ok();
+                let found = &answer["search_categories"]["room_events"];
+                assert_eq!(found["count"], 5, "{order}: {found}");
+                seen += found["results"].as_array().unwrap().len();
+                next = found["next_batch"].as_str().unwrap_or_default().to_owned();
+            }
+            assert_eq!(seen, 5, "{order}");
+        }
+    }
+
     async fn messages_names_and_topics_are_found_by_their_words(backend: Backend) {
         let server = Server::start(backend).await;
         let alice = server.register("alice").await;

@@ -9,14 +9,14 @@ use super::room_paths::{find_joined_room, not_in_room};
 use crate::{
     accounts::sessions::Session,
     http::{
-        auth::{UserOrGuestSession, refuse_suspended},
+        auth::{ClientAddress, UserOrGuestSession, refuse_suspended},
         error::{MatrixError, MatrixResult},
         json::{Empty, Json, JsonBody, Path},
         rate_limit::Action,
         state::{App, AppState},
     },
     storage::delayed_events::DelayedEventRow,
-    workflows::delayed_events::{DelayedEventError, NewDelayedEvent},
+    workflows::delayed_events::{DELAY_ID_LENGTH, DelayedEventError, NewDelayedEvent},
 };
 
 /// The query of `/send` and `/state`.
@@ -80,23 +80,26 @@ pub async fn get(
     Ok(Json(describe(&app.delayed_events.load(&session.user_id, &delay_id).await?)))
 }
 
-/// `POST …/delayed_events/{delayId}/{action}`
+/// `POST …/delayed_events/{delayId}/{action}`. Who knows the ID of an event may do this, without being
+/// logged in: so that another service can keep an event from being sent as long as a client lives.
 pub async fn act(
     State(app): State<AppState>,
-    session: UserOrGuestSession,
-    Path((delay_id, action)): Path<(String, DelayedAction)>,
+    address: ClientAddress,
+    Path((delay_id, action)): Path<(String, String)>,
 ) -> MatrixResult<Json<Empty>> {
-    perform(&app, &session, &delay_id, action).await
+    let action: Result<DelayedAction, _> = serde_json::from_value(action.into());
+    let action = action.map_err(|_| MatrixError::not_found("There is no such action."))?;
+    perform(&app, address, &delay_id, action).await
 }
 
 /// `POST …/delayed_events/{delayId}`, as older clients have it.
 pub async fn act_by_body(
     State(app): State<AppState>,
-    session: UserOrGuestSession,
+    address: ClientAddress,
     Path(delay_id): Path<String>,
     JsonBody(body): JsonBody<ActionBody>,
 ) -> MatrixResult<Json<Empty>> {
-    perform(&app, &session, &delay_id, body.action).await
+    perform(&app, address, &delay_id, body.action).await
 }
 
 /// Has an event (type, state key, content) of a room that the user is in sent later.
@@ -111,8 +114,10 @@ pub async fn delay(
     app.rate_limits.take(Action::Message, session, app.clock.now_ms())?;
     refuse_suspended(session)?;
     find_joined_room(app, &session.user_id, room_id).await?;
-    let device = session.device_id.as_str();
-    let named = |id: &str| json!([session.user_id, device, room_id, kind, id]).to_string();
+    if session.is_shadow_banned {
+        return Ok(Json(json!({ "delay_id": app.clock.random_text(DELAY_ID_LENGTH) })));
+    }
+    let named = |id: &str| name_request(session, (room_id, &kind, id));
     let new = NewDelayedEvent {
         user_id: session.user_id.clone(),
         room_id: room_id.to_owned(),
@@ -131,20 +136,43 @@ pub async fn delay(
     Ok(Json(json!({ "delay_id": delay_id })))
 }
 
-async fn perform(
+/// The answer to a request (room, type, transaction) that this device has made before; 400 for one that it
+/// has not, since it came without a body.
+pub async fn find_repeated(
     app: &App,
     session: &Session,
+    request: (&str, &str, &str),
+) -> MatrixResult<Json<Value>> {
+    app.rate_limits.take(Action::Message, session, app.clock.now_ms())?;
+    match app.delayed_events.find_repeated(&name_request(session, request)).await? {
+        Some(delay_id) => Ok(Json(json!({ "delay_id": delay_id }))),
+        None => Err(MatrixError::not_json("The body is empty.")),
+    }
+}
+
+/// By what a repeated request (room, type, transaction) is known.
+fn name_request(session: &Session, (room_id, kind, id): (&str, &str, &str)) -> String {
+    json!([session.user_id, session.device_id.as_str(), room_id, kind, id]).to_string()
+}
+
+async fn perform(
+    app: &App,
+    ClientAddress(address): ClientAddress,
     delay_id: &str,
     action: DelayedAction,
 ) -> MatrixResult<Json<Empty>> {
-    app.rate_limits.take(Action::Message, session, app.clock.now_ms())?;
-    let (events, user) = (&app.delayed_events, &session.user_id);
+    app.rate_limits.take_of_address(Action::Message, address, app.clock.now_ms())?;
+    let events = &app.delayed_events;
     match action {
-        DelayedAction::Restart => events.restart(user, delay_id).await?,
-        DelayedAction::Cancel => events.cancel(user, delay_id).await?,
+        DelayedAction::Restart => events.restart(delay_id).await?,
+        DelayedAction::Cancel => events.cancel(delay_id).await?,
         DelayedAction::Send => {
-            refuse_suspended(session)?;
-            events.send_now(user, delay_id).await?;
+            let sender = events.find_sender(delay_id).await?;
+            let account = app.accounts.find_account(&sender).await?;
+            if account.is_none_or(|account| account.flags.is_suspended()) {
+                return Err(MatrixError::user_suspended("The sender may not send anything now."));
+            }
+            events.send_now(delay_id).await?;
         }
     }
     Ok(Json(Empty {}))

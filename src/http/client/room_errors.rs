@@ -32,6 +32,10 @@ impl From<AuthRejection> for MatrixError {
             | AuthRejection::MembershipMissing
             | AuthRejection::UnknownMembership
             | AuthRejection::BadPowerLevels(_)
+            | AuthRejection::StateKeyOfNoUser
+            | AuthRejection::CreateHasPrevEvents
+            | AuthRejection::CreateHasRoomId
+            | AuthRejection::PowerLevelOfCreator
             | AuthRejection::PowerLevelOfNoUser => Self::bad_json(message),
             _ => Self::forbidden(message),
         }

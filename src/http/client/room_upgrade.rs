@@ -19,6 +19,9 @@ use crate::{
     workflows::upgrade::{Upgrade, UpgradeError, upgrade_room},
 };
 
+/// As long as the hash that the ID of a room is from version 12 on.
+const REPLACEMENT_ID_LENGTH: usize = 43;
+
 /// Into what the room shall turn.
 #[derive(Debug, Deserialize)]
 pub struct UpgradeBody {
@@ -52,6 +55,11 @@ pub async fn upgrade(
         additional_creators: body.additional_creators,
     };
     let room = find_known_room(&app, &room_id).await?;
+    if session.is_shadow_banned {
+        // It looks as if there were a new room.
+        let replacement = format!("!{}", app.clock.random_text(REPLACEMENT_ID_LENGTH));
+        return Ok(Json(json!({ "replacement_room": replacement })));
+    }
     let new = upgrade_room(&app.accounts, &app.rooms, &room, &upgrade).await?;
     carry_settings(&app, &session.user_id, &new).await;
     Ok(Json(json!({ "replacement_room": new.room_id })))

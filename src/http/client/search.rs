@@ -111,6 +111,8 @@ enum GroupKey {
 struct Token {
     before: (i64, i64),
     skipped: usize,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    counted: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     group: Option<(GroupKey, String)>,
 }
@@ -208,7 +210,7 @@ fn build_request(criteria: &Criteria, token: Option<&Token>) -> MatrixResult<Sea
     };
     request.limit = request.limit.clamp(1, PAGE_MAX);
     let Some(token) = token else { return Ok(request) };
-    request.from = SearchPlace { before: token.before, skipped: token.skipped };
+    request.from = token.place();
     match &token.group {
         Some((GroupKey::RoomId, room_id)) => {
             let room_id = RoomId::parse(room_id).map_err(|_| unknown_token())?;
@@ -337,7 +339,7 @@ fn group_place(
     match request.order {
         SearchOrder::Recent => Some(SearchPlace::behind(hit)),
         SearchOrder::Rank if request.from.skipped == 0 => {
-            Some(SearchPlace { skipped: shown, ..next })
+            Some(SearchPlace { skipped: shown, counted: None, ..next })
         }
         SearchOrder::Rank => None,
     }
@@ -363,8 +365,13 @@ impl GroupKey {
 }
 
 impl Token {
-    fn of(SearchPlace { before, skipped }: SearchPlace, group: Option<(GroupKey, String)>) -> Self {
-        Self { before, skipped, group }
+    fn of(place: SearchPlace, group: Option<(GroupKey, String)>) -> Self {
+        let SearchPlace { before, skipped, counted } = place;
+        Self { before, skipped, counted, group }
+    }
+
+    fn place(&self) -> SearchPlace {
+        SearchPlace { before: self.before, skipped: self.skipped, counted: self.counted }
     }
 
     fn parse(text: &str) -> MatrixResult<Self> {

@@ -21,7 +21,7 @@ use crate::{
     http::{
         auth::{UserOrGuestSession, UserSession, refuse_suspended},
         error::{MatrixError, MatrixResult},
-        json::{JsonBody, OptionalJsonBody, Path, Query, RawJson},
+        json::{JsonBody, MaybeJsonBody, OptionalJsonBody, Path, Query, RawJson},
         rate_limit::Action,
         state::{App, AppState},
     },
@@ -40,8 +40,14 @@ pub async fn send_message(
     Path((room_id, kind, transaction_id)): Path<(String, String, String)>,
     Query(delay): Query<DelayQuery>,
     timestamp: Timestamp,
-    JsonBody(content): JsonBody<Map<String, Value>>,
+    MaybeJsonBody(content): MaybeJsonBody<Map<String, Value>>,
 ) -> MatrixResult<Response> {
+    if delay.delay_ms.is_some() && content.is_none() {
+        // Who asks again what became of a request need not say it all again.
+        let request = (room_id.as_str(), kind.as_str(), transaction_id.as_str());
+        return Ok(delayed_events::find_repeated(&app, &session, request).await?.into_response());
+    }
+    let content = content.ok_or_else(|| MatrixError::not_json("The body is empty."))?;
     if let Some(delay_ms) = delay.delay_ms {
         let (event, transaction) = ((kind, None, content), Some(transaction_id.as_str()));
         let delayed = delayed_events::delay(&app, &session, &room_id, event, delay_ms, transaction);

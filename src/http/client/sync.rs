@@ -24,14 +24,21 @@ pub struct SyncQuery {
     filter: Option<String>,
     #[serde(default)]
     full_state: bool,
-    #[serde(default, alias = "org.matrix.msc4222.use_state_after")]
+    #[serde(default)]
     use_state_after: bool,
+    /// The same by its name from before v1.16; clients send both.
+    #[serde(default, rename = "org.matrix.msc4222.use_state_after")]
+    use_unstable_state_after: bool,
     /// `online` unless the client says otherwise.
     set_presence: Option<String>,
     /// Milliseconds.
     #[serde(default)]
     timeout: u64,
 }
+
+/// The names of the section that a client may ask for in place of `state` (MSC4222).
+const STATE_AFTER: &str = "state_after";
+const UNSTABLE_STATE_AFTER: &str = "org.matrix.msc4222.state_after";
 
 /// Answers what the client has not seen, waiting for it if asked to.
 pub async fn get_sync(
@@ -47,7 +54,11 @@ pub async fn get_sync(
         since,
         filter: find_filter(&app, &session.user_id, query.filter.as_deref()).await?,
         full_state: query.full_state,
-        use_state_after: query.use_state_after,
+        state_after: match (query.use_state_after, query.use_unstable_state_after) {
+            (true, _) => Some(STATE_AFTER),
+            (false, true) => Some(UNSTABLE_STATE_AFTER),
+            (false, false) => None,
+        },
         timeout: Duration::from_millis(query.timeout),
     };
     let presence = match query.set_presence.as_deref() {
