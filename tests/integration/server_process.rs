@@ -186,6 +186,39 @@ fn wrong_configuration_is_refused_with_every_problem() {
 }
 
 #[test]
+fn postgres_that_lets_nobody_in_is_named_without_the_password() {
+    let nobody_listens = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let url = format!("postgres://hearth:s3cret@{nobody_listens}/matrix");
+    for command in ["serve", "migrate"] {
+        let output = run(&[command], &[("HEARTH_DATABASE__URL", &url)]);
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{text}");
+        let place = format!("PostgreSQL at {nobody_listens} (database matrix, user hearth)");
+        assert!(text.contains(&place) && !text.contains("s3cret"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn metrics_tell_how_well_the_caches_do() {
+    let process = Process::start(|command| {
+        let directory = command.get_current_dir().unwrap().to_owned();
+        let listen = format!(
+            "[{{address = \"unix:{}\", apis = [\"client\", \"metrics\"]}}]",
+            directory.join("hearth.sock").display()
+        );
+        command.env("HEARTH_LISTEN", listen);
+    })
+    .await;
+    let mut stream = process.connect().await.unwrap();
+    let figures = ask(&mut stream, "/metrics").await;
+    for figure in ["hits_total", "misses_total", "weight", "weight_max", "entries"] {
+        let line = format!("hearth_cache_{figure}{{cache=\"events\"}} ");
+        assert!(figures.contains(&line), "{figure} is missing in {figures}");
+    }
+    process.stop().await;
+}
+
+#[test]
 fn generated_configuration_is_right() {
     let generated = run(&["generate-config"], &[]).stdout;
     let directory = tempfile::tempdir().unwrap();
