@@ -24,17 +24,17 @@ use crate::{
     http::{RegistrationNonces, rate_limit::RateLimits, synapse_admin::rooms::RoomDeletions},
     media::{Media, OpenMediaError, previews::UrlPreviews},
     notifier::Notifier,
-    outbound::{Mailer, Outbound, OutboundSettings},
+    outbound::{DirectClient, Mailer, Outbound, OutboundSettings},
     protocol::{
         room_version::RoomVersion,
         signing::{KEY_BYTES, KeyError, SigningKey},
     },
-    push::Push,
+    push::{Push, delivery::Delivery},
     rooms::{AcceptanceHook, AcceptanceHooks, RoomSettings, Rooms, SearchIndex},
     storage::{Database, MigrateError, StorageError, Writer, migrate, run_checkpoints},
     sync::{Sync, SyncSettings, sliding::SlidingSync},
     workflows::{
-        delayed_events::DelayedEvents, jobs::JobRunner, leave_rooms::LeaveRooms,
+        delayed_events::DelayedEvents, jobs::JobRunner, leave_rooms::LeaveRooms, livekit::Livekit,
         remove_guests::RemoveGuests, server_notices::ServerNotices,
         update_memberships::UpdateMemberships,
     },
@@ -98,6 +98,7 @@ impl App {
         let parts = (&ephemeral, &encryption, (outbound.clone(), signing_key));
         let federation = wire_federation(&config, &rooms, &accounts, parts, background.clone());
         let push = start_push(&config, &rooms, &accounts, &federation);
+        let push_delivery = start_delivery(&config, &rooms, &accounts, &push).await?;
         let store = (database.clone(), writer.clone());
         let media = Media::open(&config, clock.clone(), store, background).await?;
         let sync = start_sync(&config, &rooms, &accounts, (&ephemeral, &encryption, &push));
@@ -109,6 +110,7 @@ impl App {
             room_deletions: RoomDeletions::new(),
             notices: start_notices(&config, &accounts, &rooms),
             mailer,
+            livekit: start_livekit(&config, &accounts, &rooms, &federation),
             config,
             clock,
             database,
@@ -124,6 +126,7 @@ impl App {
             encryption,
             appservices,
             push,
+            push_delivery,
             sliding_sync: SlidingSync::new(&sync),
             sync,
             url_previews: UrlPreviews::new(preview_settings, media.clone(), outbound),
@@ -145,6 +148,9 @@ impl App {
         self.tasks.wait().await;
         if let Err(error) = self.sliding_sync.save_connections().await {
             tracing::warn!(%error, "connections of sliding sync were not saved");
+        }
+        if let Err(error) = self.push_delivery.save_progress().await {
+            tracing::warn!(%error, "the state of notifications was not saved");
         }
         self.federation.stop().await;
         if let Err(error) = self.database.checkpoint(true).await {
@@ -173,6 +179,7 @@ impl App {
         self.media.spawn_tasks();
         let (expiry, shutdown) = (self.url_previews.clone().run_expiry(), self.shutdown.clone());
         self.tasks.spawn(async move { shutdown.run_until_cancelled(expiry).await });
+        self.push_delivery.spawn_tasks(&self.tasks, &self.shutdown);
         let (indexing, shutdown) = (self.search.clone().run(), self.shutdown.clone());
         self.tasks.spawn(async move { shutdown.run_until_cancelled(indexing).await });
         self.sliding_sync.spawn_tasks(&self.tasks, &self.shutdown);
@@ -211,7 +218,8 @@ fn start_push(
     accounts: &Accounts,
     federation: &Federation,
 ) -> Push {
-    let memory_bytes = config.memory.share(CacheShare::Push);
+    // The rest is for deliveries.
+    let memory_bytes = config.memory.share(CacheShare::Push) / 8 * 7;
     let push = Push::new(rooms.database().clone(), config.server.name.clone(), memory_bytes);
     let mut hooks: Vec<Arc<dyn AcceptanceHook>> = vec![Arc::new(push.clone())];
     if federation.is_enabled() {
@@ -224,6 +232,31 @@ fn start_push(
         judging.recheck(user);
     }));
     push
+}
+
+/// Lets people into calls.
+fn start_livekit(
+    config: &Config,
+    accounts: &Arc<Accounts>,
+    rooms: &Rooms,
+    federation: &Federation,
+) -> Livekit {
+    let section = config.livekit.clone();
+    Livekit::new(section, accounts.clone(), rooms.clone(), federation.clone())
+}
+
+/// Brings notifications to push gateways.
+async fn start_delivery(
+    config: &Config,
+    rooms: &Rooms,
+    accounts: &Arc<Accounts>,
+    push: &Push,
+) -> Result<Delivery, StorageError> {
+    let direct = config.push.allow_private_networks.then(DirectClient::default);
+    let web = make_outbound(config, rooms.clock());
+    let memory_bytes = config.memory.share(CacheShare::Push) / 8;
+    let parts = (rooms.clone(), accounts.clone(), push.clone());
+    Delivery::load(parts, (web, direct), memory_bytes).await
 }
 
 async fn start_accounts(

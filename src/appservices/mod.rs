@@ -20,6 +20,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+pub use interest::{AliasEpoch, Interests};
 use parking_lot::Mutex;
 pub use queries::{QueryError, instance_id, read_instance_id};
 pub use registration::Service;
@@ -29,13 +30,7 @@ use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use wire::WireError;
 
-use self::{
-    devices::DeviceListeners,
-    ephemeral::Changes,
-    interest::{AliasEpoch, Interests},
-    tail::Feeds,
-    wire::Wire,
-};
+use self::{devices::DeviceListeners, ephemeral::Changes, tail::Feeds, wire::Wire};
 use crate::{
     accounts::{
         Accounts,

@@ -10,6 +10,7 @@ mod identity_servers;
 mod layers;
 mod limits;
 mod listen;
+mod livekit;
 mod logging;
 mod mail;
 mod media;
@@ -18,6 +19,7 @@ mod metrics;
 mod network;
 mod presence;
 mod problems;
+mod push;
 mod rate_limits;
 mod registration;
 mod rooms;
@@ -44,6 +46,7 @@ pub use self::{
     identity_servers::IdentityServersConfig,
     limits::LimitsConfig,
     listen::{Api, Listener, SocketMode, TlsFiles},
+    livekit::LivekitConfig,
     logging::{LogFormat, LoggingConfig},
     mail::{MailConfig, MailEncryption},
     media::{MediaConfig, UnauthenticatedAccess},
@@ -52,6 +55,7 @@ pub use self::{
     network::{AddressRange, ListenAddress, TrustedProxy},
     presence::PresenceConfig,
     problems::{ConfigProblem, ConfigProblems, Place},
+    push::PushConfig,
     rate_limits::{RateLimit, RateLimitsConfig},
     registration::{RegistrationConfig, RegistrationMode, Terms},
     rooms::{PermittedTo, RoomsConfig},
@@ -83,6 +87,7 @@ pub struct Config {
     pub rooms: RoomsConfig,
     pub sync: SyncConfig,
     pub presence: PresenceConfig,
+    pub push: PushConfig,
     pub media: MediaConfig,
     pub url_previews: UrlPreviewsConfig,
     pub rate_limits: RateLimitsConfig,
@@ -94,6 +99,7 @@ pub struct Config {
     pub mail: MailConfig,
     pub identity_servers: IdentityServersConfig,
     pub voip: VoipConfig,
+    pub livekit: LivekitConfig,
     pub well_known: WellKnownConfig,
     pub logging: LoggingConfig,
     pub metrics: MetricsConfig,
@@ -111,6 +117,7 @@ impl Default for Config {
             rooms: RoomsConfig::default(),
             sync: SyncConfig::default(),
             presence: PresenceConfig::default(),
+            push: PushConfig::default(),
             media: MediaConfig::default(),
             url_previews: UrlPreviewsConfig::default(),
             rate_limits: RateLimitsConfig::default(),
@@ -122,6 +129,7 @@ impl Default for Config {
             mail: MailConfig::default(),
             identity_servers: IdentityServersConfig::default(),
             voip: VoipConfig::default(),
+            livekit: LivekitConfig::default(),
             well_known: WellKnownConfig::default(),
             logging: LoggingConfig::default(),
             metrics: MetricsConfig::default(),
@@ -209,6 +217,7 @@ impl Config {
         }
         self.identity_servers.validate(problems);
         self.voip.complete(problems);
+        self.livekit.complete(problems);
         self.federation.validate(problems);
         self.well_known.validate(problems);
         self.logging.validate(problems);

@@ -12,7 +12,7 @@ use super::{
     client::{
         account, account_data, admin, appservice, auth_fallback, capabilities, confirm_address,
         create_room, cross_signing, dehydrated_device, delayed_events, device_keys, devices,
-        event_relationships, filter, invites, login, logout, media, messages, notifications,
+        event_relationships, filter, invites, livekit, login, logout, media, messages, notifications,
         old_sync, openid, presence, profile, push_rules, pushers, receipts, register, relations,
         reports, room_aliases, room_keys, room_overview, room_state, room_upgrade,
         rooms_membership, search, send, sliding_sync, sso, sync, third_party, third_party_ids,
@@ -69,6 +69,10 @@ pub fn build_router(app: AppState) -> Router {
         .plain("/.well-known/matrix/server", get(well_known::get_server))
         .plain("/.well-known/matrix/support", get(well_known::get_support))
         .plain("/.well-known/matrix/policy_server", get(well_known::get_policy_server))
+        // livekit.rs
+        .plain("/livekit/jwt/sfu/get", post(livekit::get_by_device))
+        .plain("/livekit/jwt/get_token", post(livekit::get_token))
+        .plain("/livekit/jwt/healthz", get(livekit::get_health))
         // health.rs
         .plain("/health", get(health::get_health));
     routes.finish(app)

@@ -19,11 +19,11 @@ use crate::{
     media::{Media, previews::UrlPreviews},
     notifier::Notifier,
     outbound::Mailer,
-    push::Push,
+    push::{Push, delivery::Delivery},
     rooms::{Rooms, SearchIndex},
     storage::{Database, Writer},
     sync::{Sync, sliding::SlidingSync},
-    workflows::{delayed_events::DelayedEvents, server_notices::ServerNotices},
+    workflows::{delayed_events::DelayedEvents, livekit::Livekit, server_notices::ServerNotices},
 };
 
 /// The running server. `App::build` (in `crate::app`) makes it.
@@ -42,6 +42,7 @@ pub struct App {
     pub encryption: Encryption,
     pub appservices: Appservices,
     pub push: Push,
+    pub push_delivery: Delivery,
     pub sync: Sync,
     pub sliding_sync: SlidingSync,
     pub delayed_events: DelayedEvents,
@@ -52,6 +53,7 @@ pub struct App {
     pub registration_nonces: RegistrationNonces,
     pub room_deletions: RoomDeletions,
     pub notices: ServerNotices,
+    pub livekit: Livekit,
     /// Cancelled when the server stops: long polls end, background tasks finish.
     pub shutdown: CancellationToken,
     /// Background tasks; the server waits for them before it exits.

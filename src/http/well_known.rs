@@ -31,7 +31,9 @@ pub async fn get_rtc_transports(State(app): State<AppState>, _: UserOrGuestSessi
 }
 
 fn list_rtc_transports(config: &Config) -> Vec<Value> {
-    let urls = config.well_known.livekit_service_urls.iter();
+    let own = config.livekit.url.as_ref();
+    let own = own.map(|_| format!("{}/livekit/jwt", config.public_url()));
+    let urls = own.into_iter().chain(config.well_known.livekit_service_urls.iter().cloned());
     urls.map(|url| json!({ "type": "livekit", "livekit_service_url": url })).collect()
 }
 

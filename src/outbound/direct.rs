@@ -8,21 +8,30 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use http_body_util::Full;
 use hyper::{
-    Uri,
+    HeaderMap, Method, Uri,
     rt::{Read, ReadBufCursor, Write},
 };
 use hyper_util::{
-    client::legacy::connect::{Connected, Connection, HttpConnector},
-    rt::TokioIo,
+    client::legacy::{
+        Client,
+        connect::{Connected, Connection, HttpConnector},
+    },
+    rt::{TokioExecutor, TokioIo, TokioTimer},
 };
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tower::{BoxError, Service};
 
-use super::tls::TrustAnchors;
+use super::{
+    IDLE_CONNECTIONS_MAX, IDLE_TIMEOUT,
+    request::{Answer, AnswerStream, Limits, OutboundError, bound, build, explain},
+    tls::TrustAnchors,
+};
 
 /// How long a connection may take, TLS aside.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -38,6 +47,40 @@ pub struct DirectConnector {
 pub enum DirectStream {
     Plain(TokioIo<TcpStream>),
     Secure(Box<TokioIo<TlsStream<TcpStream>>>),
+}
+
+/// An HTTP client for such addresses. Clones share its connections.
+#[derive(Clone)]
+pub struct DirectClient(Client<DirectConnector, Full<Bytes>>);
+
+impl Default for DirectClient {
+    fn default() -> Self {
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
+            .pool_idle_timeout(IDLE_TIMEOUT)
+            .build(DirectConnector::default());
+        Self(client)
+    }
+}
+
+impl DirectClient {
+    /// Makes a request; redirects are not followed.
+    pub async fn request(
+        &self,
+        (method, url): (Method, &str),
+        headers: HeaderMap,
+        body: Option<Bytes>,
+        limits: Limits,
+    ) -> Result<Answer, OutboundError> {
+        let request = build(method, url, headers, body)?;
+        let work = async {
+            let answer = self.0.request(request).await;
+            let answer = answer.map_err(|error| OutboundError::Connection(explain(&error)))?;
+            AnswerStream::from(answer).read(limits.body_bytes_max).await
+        };
+        bound(limits.timeout, work).await
+    }
 }
 
 impl Default for DirectConnector {

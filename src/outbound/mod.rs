@@ -23,7 +23,7 @@ use hyper_util::{
 
 pub use self::{
     addresses::{AddressError, Authority},
-    direct::DirectConnector,
+    direct::{DirectClient, DirectConnector},
     discovery::Discovered,
     mail::{Mail, MailError, Mailer, Paragraph, escape_html, is_mail_address},
     request::{Answer, AnswerStream, Limits, OutboundError},

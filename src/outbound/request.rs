@@ -135,6 +135,23 @@ impl Outbound {
         bound(limits.timeout, work).await
     }
 
+    /// Posts to an address of the web. Redirects are not followed.
+    pub async fn post_page(
+        &self,
+        url: &str,
+        headers: HeaderMap,
+        body: Bytes,
+        limits: Limits,
+    ) -> Result<Answer, OutboundError> {
+        // Whatever the address begins with, the connection is encrypted.
+        let request = build(Method::POST, url, headers, Some(body))?;
+        let work = async {
+            let answer = send(&self.0.web, request).await?;
+            AnswerStream::from(answer).read(limits.body_bytes_max).await
+        };
+        bound(limits.timeout, work).await
+    }
+
     /// As [`Outbound::get_page`], without waiting for the body. The caller bounds the time.
     pub async fn open_page(&self, url: &str) -> Result<AnswerStream, OutboundError> {
         let mut url = url.to_owned();
@@ -181,7 +198,7 @@ impl From<Response<Incoming>> for AnswerStream {
 }
 
 /// Ends what takes longer than `timeout`.
-pub async fn bound<T>(
+pub(super) async fn bound<T>(
     timeout: Duration,
     work: impl Future<Output = Result<T, OutboundError>>,
 ) -> Result<T, OutboundError> {
@@ -189,7 +206,7 @@ pub async fn bound<T>(
     ended.unwrap_or(Err(OutboundError::Timeout(timeout)))
 }
 
-fn build(
+pub(super) fn build(
     method: Method,
     uri: &str,
     headers: HeaderMap,
@@ -212,7 +229,7 @@ async fn send(
 }
 
 /// What lies at the bottom of an error, which is what helps.
-fn explain(error: &dyn Error) -> String {
+pub(super) fn explain(error: &dyn Error) -> String {
     let mut cause = error;
     while let Some(source) = cause.source() {
         cause = source;

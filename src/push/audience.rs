@@ -25,8 +25,8 @@ use crate::{
 const ROOM_BYTES: u64 = 512;
 /// What a remembered user takes, roughly.
 const PLAIN_BYTES: u64 = 120;
-/// What the compiled rules of one user take, roughly.
-const RULES_BYTES: u64 = 12_000;
+/// What a listener takes beside their rules, roughly.
+const LISTENER_BYTES: u64 = 200;
 
 /// A member whose rules are not the default ones, or who ignores somebody.
 #[derive(Clone)]
@@ -80,7 +80,9 @@ impl Weighed for Audience {
     }
 
     fn weigh_bytes(&self) -> u64 {
-        ROOM_BYTES + RULES_BYTES * self.listeners.lock().len() as u64
+        let listeners = self.listeners.lock();
+        let rules: u64 = listeners.iter().map(|listener| listener.rules.weight_bytes()).sum();
+        ROOM_BYTES + LISTENER_BYTES * listeners.len() as u64 + rules
     }
 }
 

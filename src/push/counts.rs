@@ -8,7 +8,10 @@ use quick_cache::sync::Cache;
 use ruma::{OwnedUserId, UserId};
 use tokio::sync::OnceCell;
 
-use super::tally::{Deviation, Exception, Place, QuietRange, UnreadCounts, UserRoomCounts};
+use super::{
+    delivery::intake::Intake,
+    tally::{Deviation, Exception, Place, QuietRange, UnreadCounts, UserRoomCounts},
+};
 use crate::{
     cache_figures::CacheFigures,
     rooms::{NotedWeight, NotedWeighter, Room, StoredEvent, Weighed, reweigh},
@@ -36,6 +39,8 @@ pub struct Counts(Arc<Inner>);
 
 struct Inner {
     database: Database,
+    /// Hears of who has read something.
+    intake: Arc<Intake>,
     rooms: Cache<RoomNid, Arc<RoomEntry>, NotedWeighter>,
     users: Cache<OwnedUserId, Arc<UserEntry>, NotedWeighter>,
 }
@@ -99,7 +104,6 @@ pub(super) struct Changes {
 }
 
 impl Counts {
-    /// `memory_bytes` bounds the caches.
     pub(super) fn cache_figures(&self) -> [CacheFigures; 2] {
         [
             CacheFigures::of("counts_of_rooms", &self.0.rooms),
@@ -107,10 +111,12 @@ impl Counts {
         ]
     }
 
-    pub(super) fn new(database: Database, memory_bytes: u64) -> Self {
+    /// `memory_bytes` bounds the caches.
+    pub(super) fn new(database: Database, intake: Arc<Intake>, memory_bytes: u64) -> Self {
         let (rooms, users) = (memory_bytes / 2, memory_bytes / 2);
         Self(Arc::new(Inner {
             database,
+            intake,
             rooms: Cache::with_weighter((rooms / 512).max(64) as usize, rooms, NotedWeighter),
             users: Cache::with_weighter((users / 2048).max(64) as usize, users, NotedWeighter),
         }))
@@ -158,6 +164,18 @@ impl Counts {
         let rooms = mine.rooms.lock();
         let counts = rooms.get(&event.room_nid);
         Ok(counts.map_or((0, false), |c| (c.marks.read(thread), c.is_quiet(event.ordering()))))
+    }
+
+    /// Up to where the user has read a thread (None: the main timeline) of a room.
+    pub(super) async fn find_read(
+        &self,
+        user: &UserId,
+        room: RoomNid,
+        thread: Option<&str>,
+    ) -> Result<i64, StorageError> {
+        let mine = self.load_user(user).await?;
+        let rooms = mine.rooms.lock();
+        Ok(rooms.get(&room).map_or(0, |counts| counts.marks.read(thread)))
     }
 
     /// Reads the exceptions of many rooms at once, for an initial sync.
@@ -209,6 +227,7 @@ impl Counts {
                     counts.prune();
                 }
             });
+            counts.0.intake.note_read(&user, true);
         });
     }
 
@@ -239,6 +258,7 @@ impl Counts {
             self.change(&user, room, |counts| {
                 counts.marks.advance(&thread, place);
             });
+            self.0.intake.note_read(&user, false);
         }
         for exception in changes.redacted {
             for (_, user) in self.0.users.iter() {

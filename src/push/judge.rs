@@ -13,6 +13,7 @@ use super::{
     PushParts,
     audience::{Audience, Listener},
     counts::Changes,
+    delivery::intake::{News, Verdict},
     tally::{Deviation, Exception, MAIN},
     threads::{find_thread_of_request, list_mentions},
     wishes::Wishes,
@@ -20,11 +21,11 @@ use super::{
 use crate::{
     protocol::{
         membership::Membership,
-        push_rules::{CompiledRules, Outcome, PushEvent},
+        push_rules::{CompiledRules, Outcome, PushEvent, is_poll},
     },
     rooms::{Acceptance, AcceptanceHook, Accepted, EventRequest, MEMBER, Room, Rooms, StoredEvent},
     storage::{
-        self, Cell, StorageError, WriteTx,
+        self, Cell, Committed, StorageError, WriteTx,
         counts::{DeviationRow, ExceptionRow},
         thread_subscriptions::{ThreadName, list_followers},
     },
@@ -41,6 +42,9 @@ struct Judge {
     audience: Arc<Audience>,
     subjects: Vec<Subject>,
 }
+
+/// A user, and what their rules have done when the event notifies them.
+type Own = (OwnedUserId, Option<Vec<Action>>);
 
 /// What is known of one request beforehand.
 #[derive(Default)]
@@ -130,6 +134,16 @@ impl PushParts {
         Ok(subject)
     }
 
+    /// Passes on what is committed now. Until then, places were counted within the job.
+    fn tell(&self, mut news: Vec<News>, committed: Committed) {
+        for news in &mut news {
+            if let News::Verdict(verdict) = news {
+                verdict.position += committed.first_position;
+            }
+        }
+        self.intake.add(news, committed.first_position);
+    }
+
     fn find_local(&self, user: &str) -> Option<OwnedUserId> {
         let user = <&UserId>::try_from(user).ok()?;
         (user.server_name() == self.server_name && !user.as_str().contains('\0'))
@@ -144,13 +158,15 @@ impl PushParts {
 impl Acceptance for Judge {
     fn accept(&self, accepted: &Accepted<'_>, tx: &mut WriteTx) {
         let room = accepted.room.nid;
-        let mut changes = Changes::default();
+        let (mut changes, mut news) = (Changes::default(), Vec::new());
         for (index, event) in accepted.events.iter().enumerate() {
             let Some(subject) = self.subjects.get(index) else {
                 break;
             };
             let offset = accepted.positions[index];
-            Case { judge: self, accepted, event, offset, subject }.decide(&mut changes, tx);
+            let case = Case { judge: self, accepted, event, offset, subject };
+            case.follow_membership(&mut news);
+            case.decide(&mut changes, &mut news, tx);
         }
         for (user, index) in accepted.joined.iter().filter(|(user, _)| self.parts.is_local(user)) {
             let (event, offset) = (&accepted.events[*index], accepted.positions[*index]);
@@ -160,7 +176,10 @@ impl Acceptance for Judge {
             self.retract(event, *index, &mut changes, tx);
         }
         let (parts, failed) = (Arc::clone(&self.parts), Arc::clone(&self.parts));
-        tx.after_commit(move |committed| parts.counts.apply(room, changes, committed));
+        tx.after_commit(move |committed| {
+            parts.counts.apply(room, changes, committed);
+            parts.tell(news, committed);
+        });
         // Who had turned quiet may not have.
         tx.after_failure(move || failed.audiences.forget(room));
     }
@@ -198,10 +217,10 @@ struct Case<'a> {
 }
 
 impl Case<'_> {
-    fn decide(&self, changes: &mut Changes, tx: &mut WriteTx) {
+    fn decide(&self, changes: &mut Changes, news: &mut Vec<News>, tx: &mut WriteTx) {
         let parts = &self.judge.parts;
         let event = &self.event.event;
-        self.follow_membership();
+        let mut own = Vec::new();
         let mut listeners = self.judge.audience.listeners.lock();
         let counted = Effect { notifies: self.event.notifies(), highlights: false };
         let needs_rules =
@@ -218,17 +237,20 @@ impl Case<'_> {
                 let outcome = rules.evaluate(&case, &listener.user_id, name);
                 let outcome = outcome.filter(|_| !listener.ignored.contains(event.sender()));
                 self.apply(listener, default, outcome.as_ref(), changes, tx);
+                self.note_own(&mut own, &listener.user_id, outcome.as_ref());
             }
             for (user, rules) in &self.subject.named {
                 let outcome = rules.evaluate(&case, user, None);
                 let effect = Effect::of(outcome.as_ref());
                 self.deviate(user, (default, effect), outcome.as_ref(), changes, tx);
+                self.note_own(&mut own, user, outcome.as_ref());
             }
             default
         } else {
             counted
         };
         drop(listeners);
+        self.announce(default.notifies, own, news);
         self.note_exception(counted.notifies, default, changes, tx);
         let is_own = !event.is_state() && event.kind() != "m.room.redaction" || default.notifies;
         if is_own && parts.is_local(event.sender()) {
@@ -237,20 +259,55 @@ impl Case<'_> {
         }
     }
 
+    /// Notes what the rules of one user say, if anybody will be told.
+    fn note_own(&self, own: &mut Vec<Own>, user: &UserId, outcome: Option<&Outcome<'_>>) {
+        if self.judge.parts.intake.is_watched() {
+            let outcome = outcome.filter(|outcome| outcome.notify);
+            own.push((user.to_owned(), outcome.map(|outcome| outcome.actions.to_vec())));
+        }
+    }
+
+    /// Has those told whom the event notifies.
+    fn announce(&self, notifies: bool, own: Vec<Own>, news: &mut Vec<News>) {
+        let is_wanted = notifies || own.iter().any(|(_, actions)| actions.is_some());
+        if !is_wanted || !self.judge.parts.intake.is_watched() {
+            return;
+        }
+        let Accepted { room, head, .. } = self.accepted;
+        news.push(News::Verdict(Box::new(Verdict {
+            room: Arc::clone(room),
+            event: Arc::clone(self.event),
+            position: self.offset.into(),
+            thread: self.thread(),
+            notifies,
+            levels: self.judge.audience.power_levels(room, head),
+            member_count: head.joined_count.max(0).cast_unsigned(),
+            own,
+        })));
+    }
+
     /// Keeps the audience in step with who is in the room.
-    fn follow_membership(&self) {
+    fn follow_membership(&self, news: &mut Vec<News>) {
         let event = &self.event.event;
         if event.kind() != MEMBER {
             return;
         }
         let user = event.state_key().and_then(|user| <&UserId>::try_from(user).ok());
-        let user = user.filter(|user| self.judge.parts.is_local(user));
-        match (Membership::of_event(event), user) {
-            (Some(Membership::Join), Some(user)) => self.judge.audience.recheck(user),
-            (Some(Membership::Leave | Membership::Ban), Some(user)) => {
-                self.judge.audience.remove(user);
+        let Some(user) = user.filter(|user| self.judge.parts.is_local(user)) else { return };
+        let is_joined = match Membership::of_event(event) {
+            Some(Membership::Join) => {
+                self.judge.audience.recheck(user);
+                true
             }
-            _ => {}
+            Some(Membership::Leave | Membership::Ban) => {
+                self.judge.audience.remove(user);
+                false
+            }
+            _ => return,
+        };
+        if self.judge.parts.intake.is_watched() {
+            let (room, user) = (self.event.room_nid, user.to_owned());
+            news.push(News::Member { room, user, is_joined });
         }
     }
 
@@ -382,7 +439,7 @@ fn names_everybody(event: &crate::protocol::event::Event) -> bool {
         #[serde(rename = "m.mentions")]
         mentions: Option<Value>,
     }
-    if event.is_state_of("m.room.tombstone", "") {
+    if event.is_state_of("m.room.tombstone", "") || is_poll(event.kind()) {
         return true;
     }
     event.content_json().contains("m.mentions")

@@ -3,6 +3,7 @@
 
 mod audience;
 mod counts;
+pub mod delivery;
 mod judge;
 mod notifications;
 mod tally;
@@ -13,14 +14,19 @@ use std::sync::Arc;
 
 use ruma::{OwnedServerName, OwnedUserId, UserId};
 
-use self::audience::Audiences;
+use self::{audience::Audiences, delivery::intake::Intake};
 pub use self::{
     counts::Counts,
     notifications::{Notification, NotificationPage},
     tally::{Count, MAIN, UnreadCounts},
     threads::find_thread,
 };
-use crate::{cache_figures::CacheFigures, protocol::push_rules::CompiledRules, storage::Database};
+use crate::{
+    cache_figures::CacheFigures,
+    protocol::push_rules::CompiledRules,
+    rooms::Rooms,
+    storage::{Database, StorageError},
+};
 
 /// Clones share everything. It holds no [`Rooms`](crate::rooms::Rooms), which hold it.
 #[derive(Clone)]
@@ -28,6 +34,8 @@ pub struct Push(Arc<PushParts>);
 
 struct PushParts {
     counts: Counts,
+    /// What was judged and nobody was told of yet.
+    intake: Arc<Intake>,
     audiences: Audiences,
     defaults: CompiledRules,
     /// A user whom no rule singles out.
@@ -39,8 +47,10 @@ impl Push {
     /// `memory_bytes` bounds all its caches.
     pub fn new(database: Database, server_name: OwnedServerName, memory_bytes: u64) -> Self {
         let nobody = <&UserId>::try_from("@\u{1}:nobody").expect("it is a user ID by its form");
+        let intake = Arc::new(Intake::default());
         Self(Arc::new(PushParts {
-            counts: Counts::new(database, memory_bytes / 2),
+            counts: Counts::new(database, Arc::clone(&intake), memory_bytes / 2),
+            intake,
             audiences: Audiences::new(memory_bytes / 2),
             defaults: CompiledRules::server_default(),
             nobody: nobody.to_owned(),
@@ -57,6 +67,20 @@ impl Push {
     pub fn cache_figures(&self) -> [CacheFigures; 3] {
         let [rooms, users] = self.0.counts.cache_figures();
         [rooms, users, self.0.audiences.cache_figures()]
+    }
+
+    /// Unread notifications of a user in all rooms they are a member of: what a device shows as its
+    /// badge.
+    pub async fn count_unread(&self, rooms: &Rooms, user: &UserId) -> Result<i64, StorageError> {
+        let joined = rooms.rooms_of(user).await?.list_joined();
+        let nids: Vec<_> = joined.iter().map(|place| place.room.nid).collect();
+        self.counts().preload(&nids).await?;
+        let mut unread = 0;
+        for place in &joined {
+            let (count, _) = self.counts().unread(user, &place.room).await?.split(false);
+            unread += count.notifications;
+        }
+        Ok(unread)
     }
 
     /// A user's own data have changed, maybe their rules.

@@ -3,7 +3,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use ruma::UserId;
+use ruma::{OwnedEventId, UserId};
 
 use super::{Push, judge::actions_json, threads::find_thread, wishes::Wishes};
 use crate::{
@@ -26,6 +26,10 @@ pub struct Notification {
     /// JSON array.
     pub actions: String,
     pub is_read: bool,
+    /// Its place in the order of its room.
+    pub ordering: i64,
+    /// The root of its thread.
+    pub thread: Option<OwnedEventId>,
 }
 
 /// Notifications, newest first.
@@ -130,7 +134,7 @@ impl Push {
         (user, rules): (&UserId, &CompiledRules),
         candidate: Candidate,
     ) -> Result<Option<Notification>, StorageError> {
-        let Candidate { room, event, deviation, .. } = candidate;
+        let Candidate { room, event, ordering, deviation } = candidate;
         let event = rooms.events().load_one(room.facts(), event).await?;
         let viewer = rooms.viewer(&room, user).await?;
         let is_about_user = event.event.state_key() == Some(user.as_str());
@@ -139,8 +143,8 @@ impl Push {
             return Ok(None);
         }
         let thread = find_thread(rooms, &room, &event).await?;
-        let thread = thread.as_ref().map(|root| root.as_str());
-        let (read, is_quiet) = self.counts().read_and_quiet(user, &event, thread).await?;
+        let root = thread.as_ref().map(|root| root.as_str());
+        let (read, is_quiet) = self.counts().read_and_quiet(user, &event, root).await?;
         if is_quiet && deviation.is_none() {
             return Ok(None);
         }
@@ -148,8 +152,9 @@ impl Push {
             Some(row) => row.actions,
             None => self.default_actions(&room, &event, (user, rules)),
         };
-        let is_read = event.ordering() <= read;
-        Ok(Some(Notification { event, viewer, actions, is_read }))
+        // Not the event's own place: an invitation by another server has none in its room.
+        let is_read = ordering <= read;
+        Ok(Some(Notification { event, viewer, actions, is_read, ordering, thread }))
     }
 
     /// The actions of an event that did what it does by default.

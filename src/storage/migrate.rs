@@ -57,6 +57,7 @@ const MIGRATIONS: &[Migration] = migrations![
     "0020_thread_subscriptions",
     "0021_partial_rooms",
     "0023_devices",
+    "0024_push_progress",
 ];
 
 /// Applies what is missing, each migration in a transaction of its own; returns the names of

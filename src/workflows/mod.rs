@@ -7,6 +7,7 @@ pub mod delete_room;
 pub mod invite_address;
 pub mod jobs;
 pub mod leave_rooms;
+pub mod livekit;
 pub mod mark_read;
 pub mod member_content;
 pub mod remove_guests;

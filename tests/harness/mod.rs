@@ -6,6 +6,7 @@ mod client;
 mod identity_server;
 mod mail_sink;
 mod network;
+mod push_gateway;
 mod server;
 mod specification;
 
@@ -14,6 +15,7 @@ pub use client::{Answer, Client};
 pub use identity_server::IdentityServer;
 pub use mail_sink::MailSink;
 pub use network::Network;
+pub use push_gateway::PushGateway;
 pub use server::Server;
 pub use specification::specification_folder;
 

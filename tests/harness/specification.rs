@@ -100,6 +100,32 @@ pub fn specification_folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/spec")
 }
 
+/// What is wrong with the body of a request to a push gateway (push-gateway API).
+pub fn check_notification(body: &Value) -> Vec<String> {
+    let specification = Specification::get();
+    let file = specification.folder.join("data/api/push-gateway/push_notifier.yaml");
+    let document = specification.load(&file);
+    let schema = "/paths/~1notify/post/requestBody/content/application~1json/schema";
+    let schema = document.pointer(schema).unwrap();
+    let mut problems = specification.complain("notify", schema, &file, body);
+    let notification = &body["notification"];
+    // What its prose says beside: an event is named with its room, counts of zero are left out, and
+    // the address stays here.
+    if notification["event_id"].is_string() != notification["room_id"].is_string() {
+        problems.push(format!("an event without a room, or the reverse: {body}"));
+    }
+    if notification["counts"].as_object().is_none_or(|counts| counts.values().any(|n| *n == 0)) {
+        problems.push(format!("no counts, or counts of zero: {body}"));
+    }
+    if notification["devices"]
+        .as_array()
+        .is_none_or(|d| d.iter().any(|d| !d["data"]["url"].is_null()))
+    {
+        problems.push(format!("no devices, or an address in their data: {body}"));
+    }
+    problems
+}
+
 /// The operations, with what has been read and compiled of them so far.
 struct Specification {
     folder: PathBuf,

@@ -66,6 +66,7 @@ both_databases! {
         let url = |url: &str| with(pusher("a"), "data", json!({ "url": url }));
         for (wrong, errcode) in [
             (url("http://push.example.org/_matrix/push/v1/notify"), "M_INVALID_PARAM"),
+            (url("http://127.0.0.1:1/_matrix/push/v1/notify"), "M_INVALID_PARAM"),
             (url("https://push.example.org/elsewhere"), "M_INVALID_PARAM"),
             (with(pusher("a"), "data", json!({})), "M_MISSING_PARAM"),
             (with(pusher("a"), "kind", json!("pigeon")), "M_INVALID_PARAM"),
@@ -76,7 +77,6 @@ both_databases! {
         ] {
             alice.post(SET, &wrong).await.error(400, errcode);
         }
-        alice.post(SET, &url("http://127.0.0.1:1/_matrix/push/v1/notify")).await.ok();
         server.client().get(LIST).await.error(401, "M_MISSING_TOKEN");
     }
 }

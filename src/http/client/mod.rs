@@ -16,6 +16,7 @@ pub mod devices;
 pub mod event_relationships;
 pub mod filter;
 pub mod invites;
+pub mod livekit;
 pub mod login;
 pub mod logout;
 pub mod media;

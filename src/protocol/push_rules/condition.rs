@@ -1,13 +1,13 @@
 //! The conditions of push rules, compiled.
 
 use ruma::{
-    UInt, UserId,
+    UInt,
     push::{PushCondition, RoomMemberCountIs, ScalarJsonValue},
 };
 use serde_json::Value;
 use std::ops::RangeBounds as _;
 
-use super::{PushEvent, glob::Glob, property::PropertyPath};
+use super::{Me, PushEvent, glob::Glob, property::PropertyPath};
 
 pub(super) enum Condition {
     /// `event_match`, on anything but the body.
@@ -27,6 +27,12 @@ pub(super) enum Condition {
     /// `io.element.msc4306.thread_subscription`: the event is in a thread that the user follows, or
     /// in one that they do not follow.
     FollowsThread(bool),
+    /// `event_property_is`, with the user.
+    PropertyIsMe(PropertyPath),
+    /// `event_property_contains`, with the user.
+    PropertyContainsMe(PropertyPath),
+    /// The user's name before the colon is a word of the body.
+    BodyContainsMyLocalpart,
     /// Conditions that are not recognised must not match any events.
     Never,
 }
@@ -68,17 +74,55 @@ impl Condition {
         Self::PropertyIs(PropertyPath::parse(path), value)
     }
 
-    pub fn holds(
-        &self,
-        event: &PushEvent<'_>,
-        user: Option<&UserId>,
-        display_name: Option<&str>,
-    ) -> bool {
+    /// Makes of a condition that names `nobody` one that asks for the user.
+    pub fn ask_for_me(&mut self, nobody: &str) {
+        let is_nobody = |value: &ScalarJsonValue| matches!(value, ScalarJsonValue::String(text) if text == nobody);
+        let localpart = nobody.trim_start_matches('@').split(':').next().unwrap_or_default();
+        *self = match std::mem::replace(self, Self::Never) {
+            Self::PropertyIs(path, value) if is_nobody(&value) => Self::PropertyIsMe(path),
+            Self::PropertyContains(path, value) if is_nobody(&value) => {
+                Self::PropertyContainsMe(path)
+            }
+            Self::Matches(path, glob) if glob.is_literally(nobody) => Self::PropertyIsMe(path),
+            Self::BodyContains(glob) if glob.is_literally(localpart) => {
+                Self::BodyContainsMyLocalpart
+            }
+            other => other,
+        };
+    }
+
+    /// Whether it asks who the user is.
+    pub fn is_personal(&self) -> bool {
+        matches!(
+            self,
+            Self::BodyContainsDisplayName
+                | Self::PropertyIsMe(_)
+                | Self::PropertyContainsMe(_)
+                | Self::BodyContainsMyLocalpart
+                | Self::FollowsThread(_)
+        )
+    }
+
+    /// Without a user, what asks for them does not hold.
+    pub fn holds(&self, event: &PushEvent<'_>, me: Option<Me<'_>>) -> bool {
+        let user_id = me.map(|me| me.user_id);
         match self {
             Self::FollowsThread(wanted) => {
-                let follows =
-                    user.is_some_and(|user| event.thread_followers.contains(user.as_str()));
+                let follows = user_id.is_some_and(|id| event.thread_followers.contains(id));
                 event.is_in_thread && follows == *wanted
+            }
+            Self::PropertyIsMe(path) => user_id.is_some() && path.find_text(event) == user_id,
+            Self::PropertyContainsMe(path) => user_id.is_some_and(|user_id| {
+                let property = path.find(event);
+                let items = property.as_ref().and_then(|property| property.as_array());
+                items.is_some_and(|items| items.iter().any(|item| item.as_str() == Some(user_id)))
+            }),
+            Self::BodyContainsMyLocalpart => user_id.is_some_and(|user_id| {
+                let localpart = user_id.trim_start_matches('@').split(':').next();
+                contains_name(event, localpart)
+            }),
+            Self::PropertyIs(path, ScalarJsonValue::String(value)) => {
+                path.find_text(event) == Some(value.as_str())
             }
             Self::Matches(path, glob) => {
                 path.find_text(event).is_some_and(|text| glob.matches(text))
@@ -86,7 +130,9 @@ impl Condition {
             Self::BodyContains(glob) => {
                 event.lowercase_body().is_some_and(|body| glob.matches_words(body))
             }
-            Self::BodyContainsDisplayName => contains_name(event, display_name),
+            Self::BodyContainsDisplayName => {
+                contains_name(event, me.and_then(|me| me.display_name))
+            }
             Self::PropertyIs(path, value) => {
                 path.find(event).is_some_and(|property| is_scalar(&property, value))
             }

@@ -30,6 +30,11 @@ pub fn default_ruleset(user: &UserId) -> Ruleset {
     rules
 }
 
+/// Whether an event of this type is the beginning or the end of a poll.
+pub fn is_poll(kind: &str) -> bool {
+    matches!(kind, POLL_START | POLL_END)
+}
+
 /// The rules by which threads that a user follows notify, and others do not (MSC4306). Only who
 /// has followed a thread once has them: for everybody else, whose clients follow none, threads
 /// would fall silent.

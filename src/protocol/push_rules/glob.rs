@@ -43,6 +43,11 @@ impl Glob {
         Self { tokens: text.chars().map(Token::Character).collect(), literal: Some(text) }
     }
 
+    /// Whether the pattern is this text, in lower case and without wildcards.
+    pub fn is_literally(&self, text: &str) -> bool {
+        self.literal.as_deref() == Some(text)
+    }
+
     pub fn is_empty(&self) -> bool {
         self.tokens.is_empty()
     }

@@ -2,7 +2,8 @@
 //!
 //! Evaluated for every local member of a room, so what can be shared is: an event is prepared once
 //! ([`PushEvent`]), a user's rules are compiled once ([`CompiledRules`]), and a user who has left the rules as
-//! they come, and whom the event does not name, costs one look-up.
+//! they come, and whom the event does not name, costs one look-up. Of other users, the rules that are as they
+//! come are not kept but pointed at, and most of them are asked once for an event and not once for a user.
 //!
 //! Not for storing rules, nor for pushers. Source: client-server API, "Push Rules".
 
@@ -11,7 +12,10 @@ mod defaults;
 mod glob;
 mod property;
 
-use std::{cell::OnceCell, collections::HashSet};
+use std::{
+    cell::OnceCell,
+    collections::{HashMap, HashSet},
+};
 
 use ruma::{
     UserId,
@@ -20,7 +24,7 @@ use ruma::{
 use serde_json::{Map, Value};
 
 use self::condition::Condition;
-pub use self::defaults::{POLL_END, POLL_START, default_ruleset, thread_rules};
+pub use self::defaults::{POLL_END, POLL_START, default_ruleset, is_poll, thread_rules};
 use super::{event::Event, power_levels::PowerLevels};
 
 /// An event with everything about it that rules ask for.
@@ -33,7 +37,10 @@ pub struct PushEvent<'a> {
     lowercase_body: OnceCell<Option<String>>,
     /// The users whom the default rules single out: those mentioned, and the target of state.
     named: HashSet<String>,
-    /// The default rule that applies to everybody else.
+    defaults: &'a CompiledRules,
+    /// Which of the default rules match whoever the user is, a bit for each.
+    matching_defaults: u64,
+    /// The default rule that applies to everybody whom the event does not name.
     default_rule: Option<usize>,
     is_in_thread: bool,
     /// Who follows the thread that the event is in.
@@ -42,9 +49,16 @@ pub struct PushEvent<'a> {
 
 /// The rules of one user, ready to be evaluated. Depends on nothing but the rules and the user.
 pub struct CompiledRules {
-    rules: Vec<CompiledRule>,
+    rules: Box<[RuleRef]>,
     is_default: bool,
     asks_for_threads: bool,
+}
+
+/// A rule of one user.
+enum RuleRef {
+    /// As it comes, by its place among [`CompiledRules::server_default`].
+    Default(u8),
+    Own(Box<CompiledRule>),
 }
 
 /// What a rule makes of an event.
@@ -64,6 +78,8 @@ struct CompiledRule {
     actions: Vec<Action>,
     notify: bool,
     highlight: bool,
+    /// Whether it asks who the user is.
+    is_personal: bool,
 }
 
 impl<'a> PushEvent<'a> {
@@ -73,7 +89,7 @@ impl<'a> PushEvent<'a> {
         event: &'a Event,
         member_count: u64,
         power_levels: &'a PowerLevels,
-        defaults: &CompiledRules,
+        defaults: &'a CompiledRules,
     ) -> Self {
         let content: Map<String, Value> = event.content_as().unwrap_or_default();
         let mut named: HashSet<String> = list_mentions(&content).map(str::to_owned).collect();
@@ -85,13 +101,22 @@ impl<'a> PushEvent<'a> {
             power_levels,
             lowercase_body: OnceCell::new(),
             named,
+            defaults,
+            matching_defaults: 0,
             default_rule: None,
             is_in_thread: false,
             thread_followers: HashSet::new(),
         };
         let relation = prepared.content.get("m.relates_to");
         prepared.is_in_thread = relation.is_some_and(|relation| relation["rel_type"] == "m.thread");
-        prepared.default_rule = defaults.find_match(&prepared, None, None);
+        for (index, rule) in defaults.own_rules().enumerate() {
+            if !rule.is_personal && rule.matches(&prepared, None) {
+                prepared.matching_defaults |= 1 << index;
+            }
+        }
+        // A personal rule matches nobody who is not named, nor who has no name that the text has.
+        let first = prepared.matching_defaults.trailing_zeros() as usize;
+        prepared.default_rule = (prepared.matching_defaults != 0).then_some(first);
         prepared
     }
 
@@ -112,18 +137,37 @@ impl<'a> PushEvent<'a> {
 impl CompiledRules {
     /// Compiles the rules of `user`. Disabled rules are left out.
     pub fn compile(ruleset: &Ruleset, user: &UserId) -> Self {
+        let defaults = default_ruleset(user);
+        let enabled = defaults.iter().filter(|rule| rule.enabled()).enumerate();
+        let known: HashMap<String, usize> =
+            enabled.map(|(index, rule)| (rule_json(rule), index)).collect();
+        let rule = |rule: AnyPushRuleRef<'_>| match known.get(&rule_json(rule)) {
+            Some(index) => RuleRef::Default(*index as u8),
+            None => RuleRef::Own(Box::new(CompiledRule::compile(rule))),
+        };
         let enabled = ruleset.iter().filter(|rule| rule.enabled());
-        let rules: Vec<CompiledRule> = enabled.map(CompiledRule::compile).collect();
-        let asks_for_threads =
-            rules.iter().flat_map(|rule| &rule.conditions).any(Condition::asks_for_threads);
+        let rules: Box<[RuleRef]> = enabled.map(rule).collect();
+        let asks_for_threads = rules.iter().any(RuleRef::asks_for_threads);
         Self { rules, is_default: is_server_default(ruleset, user), asks_for_threads }
     }
 
     /// The rules as they come, for nobody in particular: what [`PushEvent::new`] needs. Make it once.
     pub fn server_default() -> Self {
         // No user can have this name, so no rule singles it out.
-        let nobody = <&UserId>::try_from("@\u{1}:nobody").expect("it is a user ID by its form");
-        Self::compile(&default_ruleset(nobody), nobody)
+        let nobody = <&UserId>::try_from(NOBODY).expect("it is a user ID by its form");
+        let ruleset = default_ruleset(nobody);
+        let enabled = ruleset.iter().filter(|rule| rule.enabled());
+        let rules = enabled.map(|rule| RuleRef::Own(Box::new(CompiledRule::compile_default(rule))));
+        let rules: Box<[RuleRef]> = rules.collect();
+        assert!(rules.len() <= 64, "each default rule has a bit");
+        Self { rules, is_default: true, asks_for_threads: false }
+    }
+
+    /// What a user's own rules take in memory beside this, bytes, roughly.
+    pub fn weight_bytes(&self) -> u64 {
+        const OWN_BYTES: u64 = 600;
+        let places = size_of_val(&*self.rules) as u64;
+        places + OWN_BYTES * self.own_rules().count() as u64
     }
 
     /// Whether the user has left the rules as they come. The outcome is then the same for all such users
@@ -139,33 +183,66 @@ impl CompiledRules {
 
     /// What the rules make of `event` for `user`, who has `display_name` in the room. `None` if no rule
     /// matches, and for the user's own events.
-    pub fn evaluate(
-        &self,
-        event: &PushEvent<'_>,
+    pub fn evaluate<'e>(
+        &'e self,
+        event: &'e PushEvent<'_>,
         user: &UserId,
         display_name: Option<&str>,
-    ) -> Option<Outcome<'_>> {
+    ) -> Option<Outcome<'e>> {
         if event.event.sender() == user {
             return None;
         }
-        let index = if self.is_default && !event.named.contains(user.as_str()) {
-            event.default_rule
-        } else {
-            self.find_match(event, Some(user), display_name)
-        };
-        self.rules.get(index?).map(CompiledRule::outcome)
+        let is_named = event.named.contains(user.as_str());
+        if self.is_default && !is_named {
+            return event.default_at(event.default_rule?).map(CompiledRule::outcome);
+        }
+        let me = Me { user_id: user.as_str(), display_name };
+        let matching = self.rules.iter().find_map(|rule| match rule {
+            RuleRef::Own(rule) => rule.matches(event, Some(me)).then_some(&**rule),
+            RuleRef::Default(index) => {
+                let rule = event.default_at((*index).into())?;
+                let matches = match rule.is_personal {
+                    true => rule.matches(event, Some(me)),
+                    false => event.matching_defaults & (1 << *index) != 0,
+                };
+                matches.then_some(rule)
+            }
+        });
+        matching.map(CompiledRule::outcome)
     }
 
-    fn find_match(
-        &self,
-        event: &PushEvent<'_>,
-        user: Option<&UserId>,
-        display_name: Option<&str>,
-    ) -> Option<usize> {
-        self.rules.iter().position(|rule| {
-            rule.conditions.iter().all(|condition| condition.holds(event, user, display_name))
+    fn own_rules(&self) -> impl Iterator<Item = &CompiledRule> {
+        self.rules.iter().filter_map(|rule| match rule {
+            RuleRef::Own(rule) => Some(&**rule),
+            RuleRef::Default(_) => None,
         })
     }
+}
+
+impl RuleRef {
+    /// No default rule asks for threads.
+    fn asks_for_threads(&self) -> bool {
+        match self {
+            Self::Own(rule) => rule.conditions.iter().any(Condition::asks_for_threads),
+            Self::Default(_) => false,
+        }
+    }
+}
+
+impl PushEvent<'_> {
+    fn default_at(&self, index: usize) -> Option<&CompiledRule> {
+        match self.defaults.rules.get(index)? {
+            RuleRef::Own(rule) => Some(rule),
+            RuleRef::Default(_) => None,
+        }
+    }
+}
+
+/// For whom rules are evaluated.
+#[derive(Clone, Copy)]
+struct Me<'a> {
+    user_id: &'a str,
+    display_name: Option<&'a str>,
 }
 
 impl Outcome<'_> {
@@ -195,8 +272,23 @@ impl CompiledRule {
             conditions,
             notify: actions.iter().any(Action::should_notify),
             highlight: actions.iter().any(Action::is_highlight),
+            is_personal: false,
             actions,
         }
+    }
+
+    /// A default rule, which is the same for all users: what names the user asks for them.
+    fn compile_default(rule: AnyPushRuleRef<'_>) -> Self {
+        let mut rule = Self::compile(rule);
+        for condition in &mut rule.conditions {
+            condition.ask_for_me(NOBODY);
+        }
+        rule.is_personal = rule.conditions.iter().any(Condition::is_personal);
+        rule
+    }
+
+    fn matches(&self, event: &PushEvent<'_>, me: Option<Me<'_>>) -> bool {
+        self.conditions.iter().all(|condition| condition.holds(event, me))
     }
 
     fn outcome(&self) -> Outcome<'_> {
@@ -207,6 +299,26 @@ impl CompiledRule {
             actions: &self.actions,
         }
     }
+}
+
+/// No user can have this name, so no rule singles it out.
+const NOBODY: &str = "@\u{1}:nobody";
+
+/// A rule with its kind, to be compared.
+fn rule_json(rule: AnyPushRuleRef<'_>) -> String {
+    let json = match rule {
+        AnyPushRuleRef::Override(rule) => {
+            serde_json::to_string(rule).map(|json| format!("o{json}"))
+        }
+        AnyPushRuleRef::Underride(rule) => {
+            serde_json::to_string(rule).map(|json| format!("u{json}"))
+        }
+        AnyPushRuleRef::Content(rule) => serde_json::to_string(rule).map(|json| format!("c{json}")),
+        AnyPushRuleRef::Room(rule) => serde_json::to_string(rule).map(|json| format!("r{json}")),
+        AnyPushRuleRef::Sender(rule) => serde_json::to_string(rule).map(|json| format!("s{json}")),
+        _ => Ok(String::new()),
+    };
+    json.unwrap_or_default()
 }
 
 /// Whether `ruleset` is what every new user gets.
