@@ -17,17 +17,17 @@ use crate::{
     appservices::{AppserviceError, Appservices},
     clock::Clock,
     config::{CacheShare, Config, DatabaseLocation},
-    durable::{create_private_dirs, write_private_file},
+    durable::create_private_dirs,
     encryption::Encryption,
     ephemeral::{Ephemeral, EphemeralSettings, PresenceSettings},
-    federation::{Federation, FederationSettings, IdentityServers},
+    federation::{Federation, FederationSettings, IdentityServers, MakeKeyError, make_key},
     http::{RegistrationNonces, rate_limit::RateLimits, synapse_admin::rooms::RoomDeletions},
     media::{Media, OpenMediaError, previews::UrlPreviews},
     notifier::Notifier,
     outbound::{DirectClient, Mailer, Outbound, OutboundSettings},
     protocol::{
         room_version::RoomVersion,
-        signing::{KEY_BYTES, KeyError, SigningKey},
+        signing::{KeyError, SigningKey},
     },
     push::{Push, delivery::Delivery},
     rooms::{AcceptanceHook, AcceptanceHooks, RoomSettings, Rooms, SearchIndex},
@@ -42,8 +42,6 @@ use crate::{
 
 /// The lock file in the data directory.
 const LOCK_FILE: &str = "lock";
-/// Random letters in the name of a new signing key, after `a_`.
-const KEY_NAME_LENGTH: usize = 6;
 /// How often SQLite's write-ahead log is moved into the database file.
 const CHECKPOINT_PAUSE: Duration = Duration::from_secs(1);
 
@@ -54,8 +52,10 @@ pub enum StartError {
     DataDir { path: PathBuf, source: io::Error },
     #[error("another Hearth uses the data directory {path}; stop it first")]
     DataDirInUse { path: PathBuf },
-    #[error("the signing key {path} cannot be read or written: {source}")]
+    #[error("the signing key {path} cannot be read: {source}")]
     SigningKeyFile { path: PathBuf, source: io::Error },
+    #[error("no signing key can be made in {path}: {source}")]
+    NewSigningKey { path: PathBuf, source: MakeKeyError },
     #[error("the signing key {path} is not understood: {source}")]
     SigningKey { path: PathBuf, source: KeyError },
     #[error(transparent)]
@@ -72,6 +72,14 @@ impl App {
     /// Opens the database, brings its schema up to date and starts the components. The router
     /// (`http::router::build_router`) and listeners come after it.
     pub async fn build(config: Config, clock: Clock) -> Result<AppState, StartError> {
+        let app = Self::build_silent(config, clock).await?;
+        app.federation.start(&app.tasks).await?;
+        Ok(app)
+    }
+
+    /// The same for a command while no server runs: nothing is sent to other servers. What they should
+    /// hear of is found by the next start.
+    pub async fn build_silent(config: Config, clock: Clock) -> Result<AppState, StartError> {
         let config = Arc::new(config);
         let data_dir_lock = lock_data_dir(&config.server.data_dir)?;
         let signing_key = load_signing_key(&config, &clock)?;
@@ -83,7 +91,7 @@ impl App {
         let mailer = make_mailer(&config, &clock);
         let accounts = start_accounts(&config, &clock, store, bells, mailer.clone()).await?;
         let store = (database.clone(), writer.clone());
-        let told = (signing_key.clone(), notifier.clone());
+        let told = (signing_key, notifier.clone());
         let rooms = load_rooms(&config, &clock, store, told).await?;
         let ephemeral = Ephemeral::new(&rooms, ephemeral_settings(&config));
         ephemeral.presence.restore().await?;
@@ -94,8 +102,8 @@ impl App {
         let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
         let background = (tasks.clone(), shutdown.clone());
         let outbound = make_outbound(&config, &clock);
-        let identity_servers = reach_identity_servers(&config, &outbound, &signing_key);
-        let parts = (&ephemeral, &encryption, (outbound.clone(), signing_key));
+        let identity_servers = reach_identity_servers(&config, &outbound, &rooms);
+        let parts = (&ephemeral, &encryption, outbound.clone());
         let federation = wire_federation(&config, &rooms, &accounts, parts, background.clone());
         let push = start_push(&config, &rooms, &accounts, &federation);
         let push_delivery = start_delivery(&config, &rooms, &accounts, &push).await?;
@@ -136,7 +144,6 @@ impl App {
             _data_dir_lock: data_dir_lock,
         });
         app.spawn_tasks(job_bell);
-        app.federation.start(&app.tasks).await?;
         Ok(app)
     }
 
@@ -293,7 +300,7 @@ fn wire_federation(
     config: &Config,
     rooms: &Rooms,
     accounts: &Arc<Accounts>,
-    (ephemeral, encryption, wire): (&Ephemeral, &Encryption, (Outbound, SigningKey)),
+    (ephemeral, encryption, outbound): (&Ephemeral, &Encryption, Outbound),
     background: (TaskTracker, CancellationToken),
 ) -> Federation {
     let section = &config.federation;
@@ -301,20 +308,15 @@ fn wire_federation(
         enabled: section.enabled,
         partial_state_joins: section.partial_state_joins,
         key_servers: section.key_servers.clone(),
-        old_keys: Vec::new(),
     };
     let (rooms, accounts) = (rooms.clone(), accounts.clone());
     let parts = (ephemeral.clone(), encryption.clone());
-    Federation::new(settings, rooms, accounts, parts, wire, background)
+    Federation::new(settings, rooms, accounts, parts, outbound, background)
 }
 
 /// The identity servers that users may use.
-fn reach_identity_servers(
-    config: &Config,
-    outbound: &Outbound,
-    signing_key: &SigningKey,
-) -> IdentityServers {
-    let own = (config.server.name.clone(), signing_key.clone());
+fn reach_identity_servers(config: &Config, outbound: &Outbound, rooms: &Rooms) -> IdentityServers {
+    let own = (config.server.name.clone(), rooms.own_key().clone());
     IdentityServers::new(outbound.clone(), &config.identity_servers.trusted, own)
 }
 
@@ -369,23 +371,14 @@ fn room_settings(config: &Config) -> RoomSettings {
     }
 }
 
-/// Reads the signing key, or makes one at the first start. Its file has the format of other
-/// homeservers, so that a server can take its key along.
+/// Reads the signing key, or makes one at the first start.
 fn load_signing_key(config: &Config, clock: &Clock) -> Result<SigningKey, StartError> {
     let path = config.signing_key_path();
     match std::fs::read_to_string(&path) {
         Ok(text) => SigningKey::parse_key_file(&text)
             .map_err(|source| StartError::SigningKey { path, source }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let mut seed = [0; KEY_BYTES];
-            clock.fill_random(&mut seed);
-            let name = format!("a_{}", clock.random_text(KEY_NAME_LENGTH));
-            let key = SigningKey::from_seed(&name, &seed)
-                .map_err(|source| StartError::SigningKey { path: path.clone(), source })?;
-            // Durable before the key signs anything.
-            write_private_file(&path, key.format_key_file().as_bytes())
-                .map_err(|source| StartError::SigningKeyFile { path, source })?;
-            Ok(key)
+            make_key(clock, &path).map_err(|source| StartError::NewSigningKey { path, source })
         }
         Err(source) => Err(StartError::SigningKeyFile { path, source }),
     }

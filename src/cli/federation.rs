@@ -32,6 +32,10 @@ pub(super) enum FederationCommand {
         /// The name of the server, for example matrix.org [default: this one]
         server: Option<OwnedServerName>,
     },
+    /// Sign with a new key from now on
+    ///
+    /// Do so when somebody else may have seen the key. What the old one has signed stays valid.
+    RotateKey,
     /// List the servers that something waits for, or that do not answer
     Destinations,
     /// Try servers again now that did not answer
@@ -56,6 +60,7 @@ async fn perform(config: &Config, command: FederationCommand) -> Result<(), Comm
                 false => Err(CommandError::Refused(format!("{} cannot be used", check.server))),
             }
         }
+        FederationCommand::RotateKey => print_text(ask(config, Request::RotateKey).await?),
         FederationCommand::Destinations => {
             list(ask_for_destinations(config, Request::ListDestinations).await?);
             Ok(())
@@ -66,6 +71,16 @@ async fn perform(config: &Config, command: FederationCommand) -> Result<(), Comm
             Ok(())
         }
     }
+}
+
+/// Prints what was done.
+pub(super) fn print_text(outcome: Outcome) -> Result<(), CommandError> {
+    match outcome {
+        Outcome::Text(text) => println!("{text}"),
+        Outcome::Refused(reason) => return Err(CommandError::Refused(reason)),
+        _ => return Err(CommandError::OtherVersion),
+    }
+    Ok(())
 }
 
 async fn ask_for_destinations(

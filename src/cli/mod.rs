@@ -4,6 +4,7 @@ mod after_restore;
 mod appservice;
 mod check_config;
 mod federation;
+mod media;
 mod migrate;
 mod operator;
 mod registration_token;
@@ -79,6 +80,9 @@ enum Command {
     /// Discards all one-time keys: some were handed out after the backup was made, and none may be handed out
     /// twice. Devices upload new ones by themselves.
     AfterRestore,
+    /// Delete media of other servers that nobody looks at any more, whether the server runs or not
+    #[command(subcommand)]
+    Media(media::MediaCommand),
     /// Print a commented configuration file with every setting at its default
     GenerateConfig,
     /// Print the version
@@ -136,6 +140,7 @@ fn perform(command_line: CommandLine) -> Result<(), CommandError> {
         Command::Appservice(command) => appservice::run(&config.load()?, command),
         Command::Room(command) => room::run(&config.load()?, command),
         Command::AfterRestore => after_restore::run(&config.load()?),
+        Command::Media(command) => media::run(&config.load()?, command),
         Command::GenerateConfig => {
             print!("{EXAMPLE}");
             Ok(())

@@ -1,7 +1,7 @@
 //! What the commands that make and change things ask for, done with the components of a server: of the one that runs, through its
 //! socket in the data directory, or of one built for the occasion when none runs.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use ruma::{OwnedUserId, UserId};
 use serde::{Deserialize, Serialize};
@@ -21,6 +21,8 @@ use crate::{
     app::{App, AppState, StartError},
     clock::Clock,
     config::Config,
+    federation::MakeKeyError,
+    media::evict::EvictError,
     server::ask_operator_socket,
     storage::StorageError,
 };
@@ -72,6 +74,12 @@ pub(super) enum Request {
     /// Tries this server again, or all that fail when `None`.
     RetryDestinations {
         server: Option<String>,
+    },
+    /// Signs with a new key.
+    RotateKey,
+    /// Deletes media of other servers that nobody has looked at for this long.
+    EvictMedia {
+        unused_seconds: u64,
     },
     Appservice {
         request: AppserviceRequest,
@@ -144,6 +152,10 @@ enum Refusal {
     UnknownToken,
     #[error(transparent)]
     Token(#[from] CreateTokenError),
+    #[error(transparent)]
+    RotateKey(#[from] MakeKeyError),
+    #[error(transparent)]
+    EvictMedia(#[from] EvictError),
     #[error("{0}")]
     Appservice(String),
     #[error(transparent)]
@@ -166,10 +178,11 @@ pub(super) async fn ask(config: &Config, request: Request) -> Result<Outcome, Co
     if let Some(answer) = ask_operator_socket(&socket_path(config), &line).await? {
         return serde_json::from_str(&answer).map_err(|_| CommandError::OtherVersion);
     }
-    let app = App::build(config.clone(), Clock::real()).await.map_err(|error| match error {
-        StartError::DataDirInUse { .. } => CommandError::Unreachable(socket_path(config)),
-        error => error.into(),
-    })?;
+    let app =
+        App::build_silent(config.clone(), Clock::real()).await.map_err(|error| match error {
+            StartError::DataDirInUse { .. } => CommandError::Unreachable(socket_path(config)),
+            error => error.into(),
+        })?;
     let outcome = perform(&app, request).await;
     app.stop().await;
     Ok(outcome)
@@ -188,14 +201,14 @@ async fn perform(app: &AppState, request: Request) -> Outcome {
     let accounts = &app.accounts;
     let result: Result<Outcome, Refusal> = async {
         Ok(Outcome::Done(match request {
-            Request::List { after } => {
-                let page = accounts.list_accounts(&after, PAGE_ACCOUNTS_MAX).await?;
-                return Ok(Outcome::Accounts(page.into_iter().map(ListedAccount::from).collect()));
-            }
-            Request::ListDestinations => return Ok(list_destinations(app)),
+            Request::List { after } => return list_accounts(app, &after).await,
+            Request::ListDestinations => return list_destinations(app).await,
             Request::RetryDestinations { server } => {
-                app.federation.outbox().retry(server.as_deref());
-                return Ok(list_destinations(app));
+                return retry_destinations(app, server).await;
+            }
+            Request::RotateKey => return rotate_key(app).await,
+            Request::EvictMedia { unused_seconds } => {
+                return evict_media(app, unused_seconds).await;
             }
             Request::CreateToken { token, uses_allowed, expires_ts } => {
                 let uses_allowed = uses_allowed.map(i64::from);
@@ -261,18 +274,42 @@ async fn forget_handed_out(app: &App) -> Result<Outcome, StorageError> {
     Ok(Outcome::Text(text.to_owned()))
 }
 
-fn list_destinations(app: &App) -> Outcome {
+async fn list_accounts(app: &App, after: &str) -> Result<Outcome, Refusal> {
+    let page = app.accounts.list_accounts(after, PAGE_ACCOUNTS_MAX).await?;
+    Ok(Outcome::Accounts(page.into_iter().map(ListedAccount::from).collect()))
+}
+
+async fn retry_destinations(app: &App, server: Option<String>) -> Result<Outcome, Refusal> {
+    app.federation.outbox().retry(server.as_deref()).await?;
+    list_destinations(app).await
+}
+
+async fn list_destinations(app: &App) -> Result<Outcome, Refusal> {
     let now_ms = app.clock.now_ms();
-    let listed = app.federation.outbox().list_destinations().into_iter().map(|(row, waiting)| {
-        ListedDestination {
-            server_name: row.server_name,
-            waiting_events: waiting,
-            failures: row.failures,
-            retry_in_seconds: row.retry_ts.cast_unsigned().saturating_sub(now_ms) / 1000,
-            last_error: row.last_error,
-        }
+    let listed = app.federation.outbox().list_destinations().await?;
+    let listed = listed.into_iter().map(|(row, waiting)| ListedDestination {
+        server_name: row.server_name,
+        waiting_events: waiting,
+        failures: row.failures,
+        retry_in_seconds: row.retry_ts.cast_unsigned().saturating_sub(now_ms) / 1000,
+        last_error: row.last_error,
     });
-    Outcome::Destinations(listed.collect())
+    Ok(Outcome::Destinations(listed.collect()))
+}
+
+async fn rotate_key(app: &App) -> Result<Outcome, Refusal> {
+    let (new, before) = app.federation.rotate_key(&app.config.signing_key_path()).await?;
+    Ok(Outcome::Text(format!(
+        "This server signs with the key {new} from now on. What {before} has signed stays valid. Make a copy of {}.",
+        app.config.signing_key_path().display()
+    )))
+}
+
+async fn evict_media(app: &App, unused_seconds: u64) -> Result<Outcome, Refusal> {
+    let evicted = app.media.evict_remote(Duration::from_secs(unused_seconds)).await?;
+    let (files, mebibytes) = (evicted.files, evicted.bytes >> 20);
+    let text = format!("{files} files of other servers were deleted, {mebibytes} MiB.");
+    Ok(Outcome::Text(text))
 }
 
 /// People write `alice` or `@alice:example.org`.

@@ -32,6 +32,12 @@ pub struct MediaConfig {
     pub thumbnails: bool,
     /// The largest picture, in pixels, of which a small version is made.
     pub thumbnail_source_pixels_max: u64,
+    /// How long a file of another server is kept that nobody looks at.
+    #[serde(with = "units::duration_or_never")]
+    pub remote_lifetime: Option<Duration>,
+    /// How much room all files of other servers may take; any amount when `None`.
+    #[serde(with = "units::optional")]
+    pub remote_size_max: Option<Size>,
     /// What the older download paths, which ask for no login, still hand out.
     pub unauthenticated_access: UnauthenticatedAccess,
 }
@@ -59,6 +65,8 @@ impl Default for MediaConfig {
             download_wait_max: Duration::from_secs(60),
             thumbnails: true,
             thumbnail_source_pixels_max: 50_000_000,
+            remote_lifetime: Some(Duration::from_secs(180 * 24 * 60 * 60)),
+            remote_size_max: None,
             unauthenticated_access: UnauthenticatedAccess::default(),
         }
     }

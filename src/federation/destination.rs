@@ -29,6 +29,29 @@ const RETRY_MS_MIN: u64 = 5_000;
 /// … up to this.
 const RETRY_MS_MAX: u64 = 6 * 60 * 60 * 1000;
 
+/// A server that has not answered for this long is called lost in the figures.
+const LOST_AFTER_MS: u64 = 24 * 60 * 60 * 1000;
+
+/// How servers are told apart in figures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DestinationClass {
+    Answering,
+    Failing,
+    Lost,
+}
+
+impl DestinationClass {
+    pub const ALL: [Self; 3] = [Self::Answering, Self::Failing, Self::Lost];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Answering => "answering",
+            Self::Failing => "failing",
+            Self::Lost => "lost",
+        }
+    }
+}
+
 /// An event that a server should have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pending {
@@ -57,6 +80,8 @@ pub struct DestinationState {
     pub edus: EduQueue,
     /// The latest change of each device of ours that the server has not heard of.
     device_updates: BTreeMap<(OwnedUserId, Option<String>), DeviceUpdate>,
+    /// The position of the first of those that were taken like events in hand.
+    updates_in_hand: Option<i64>,
     /// Whether messages to devices may wait in the database.
     pub has_stored_edus: bool,
     /// A transaction that was sent and not answered.
@@ -69,6 +94,8 @@ pub struct DestinationState {
     pub is_running: bool,
     /// Whether rows in the database tell of it.
     pub is_stored: bool,
+    /// Whether a row in the database tells that it has not heard of all devices.
+    pub is_update_stored: bool,
 }
 
 impl Destination {
@@ -124,7 +151,14 @@ impl DestinationState {
             let key = (update.user_id.clone(), update.device_id.clone());
             self.device_updates.remove(&key);
         }
+        self.updates_in_hand = updates.first().map(|update| update.position);
         updates
+    }
+
+    /// The position of the first change of a device that the server has not heard of.
+    pub fn first_device_update(&self) -> Option<i64> {
+        let waiting = self.device_updates.values().map(|update| update.position);
+        waiting.chain(self.updates_in_hand).min()
     }
 
     /// How many events wait.
@@ -151,9 +185,10 @@ impl DestinationState {
         taken
     }
 
-    /// The events taken last are in the database with their transaction.
+    /// What was taken last is in the database with its transaction.
     pub fn let_go(&mut self) {
         self.in_hand.clear();
+        self.updates_in_hand = None;
     }
 
     /// Puts events back that could not be put into a transaction.
@@ -176,6 +211,16 @@ impl DestinationState {
             position: pending.position,
         };
         latest.values().map(row).collect()
+    }
+
+    /// How the server is doing, for figures: few words, so that they stay few.
+    pub fn class(&self, now_ms: u64) -> DestinationClass {
+        let failing_ms = self.failing_since_ms.map(|since_ms| now_ms.saturating_sub(since_ms));
+        match failing_ms {
+            None => DestinationClass::Answering,
+            Some(ms) if ms < LOST_AFTER_MS => DestinationClass::Failing,
+            Some(_) => DestinationClass::Lost,
+        }
     }
 
     pub fn note_success(&mut self) {
@@ -264,10 +309,13 @@ mod tests {
         assert_eq!(state.retry_at_ms, 5_000);
         state.note_failure("gone".into(), 5_000, 0);
         assert_eq!(state.retry_at_ms, 15_000);
+        assert_eq!(state.class(LOST_AFTER_MS - 1), DestinationClass::Failing);
+        assert_eq!(state.class(LOST_AFTER_MS), DestinationClass::Lost);
         (0..40).for_each(|_| state.note_failure("gone".into(), 0, 255));
         assert!(state.retry_at_ms <= RETRY_MS_MAX + RETRY_MS_MAX / 4);
         assert_eq!(state.failing_since_ms, Some(0));
         state.note_success();
         assert_eq!((state.failures, state.retry_at_ms), (0, 0));
+        assert_eq!(state.class(LOST_AFTER_MS), DestinationClass::Answering);
     }
 }

@@ -2,10 +2,10 @@
 //! "Send-to-device messaging"): asking for them, and seeing to it that changes of ours and messages
 //! to devices elsewhere are sent. What they mean is `encryption`'s business.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use futures_util::future::BoxFuture;
-use ruma::{ServerName, UserId};
+use ruma::{OwnedServerName, ServerName, UserId};
 use serde_json::Value;
 
 use super::{
@@ -14,10 +14,7 @@ use super::{
 };
 use crate::{
     encryption::{Encryption, RemoteError, RemoteKeys},
-    storage::{
-        EventNid, StorageError, WriteTx,
-        destinations::{self, OutboxCursor},
-    },
+    storage::{StorageError, destinations},
 };
 
 /// The keys of all devices of a large room's users.
@@ -75,25 +72,35 @@ impl RemoteKeys for PeerKeys {
 }
 
 impl Outbox {
+    /// Takes up what was left at the last stop: which servers have not heard of which devices.
+    pub(super) async fn restore_devices(
+        &self,
+        encryption: &Encryption,
+    ) -> Result<(), StorageError> {
+        let rooms = &self.0.rooms;
+        let kept = destinations::find_device_cursor(rooms.database()).await?;
+        let cursor = kept.map_or_else(|| rooms.writer().position(), |cursor| cursor.position);
+        *self.0.device_cursor.lock() = (cursor, cursor);
+        let mut behind = HashMap::new();
+        for (server, position) in destinations::list_devices(rooms.database()).await? {
+            if let Ok(server) = ServerName::parse(&server) {
+                self.give(&server, |state| state.is_update_stored = true);
+                behind.insert(server, position);
+            }
+        }
+        let Some(first) = behind.values().copied().min() else { return Ok(()) };
+        self.give_updates(encryption, (first, cursor), Some(&behind)).await.map(drop)
+    }
+
     /// Follows the stream for changes of devices and messages to devices elsewhere, until shutdown.
     pub async fn run_device_watch(self, encryption: Encryption) {
         let mut published = self.0.rooms.writer().subscribe();
-        let mut cursor = match self.load_device_cursor().await {
-            Ok(cursor) => cursor,
-            Err(error) => {
-                tracing::error!(%error, "other servers do not hear of devices");
-                return;
-            }
-        };
         // Messages that waited at the last stop are older than the cursor.
         let mut messages_after = 0;
         loop {
             let upto = *published.borrow_and_update();
-            match self.look_at_devices(&encryption, (cursor, upto), messages_after).await {
-                Ok(()) => {
-                    messages_after = upto;
-                    cursor = upto;
-                }
+            match self.look_at_devices(&encryption, upto, messages_after).await {
+                Ok(()) => messages_after = upto,
                 Err(error) => tracing::warn!(%error, "changes of devices are looked for again"),
             }
             let next = async {
@@ -110,7 +117,7 @@ impl Outbox {
     async fn look_at_devices(
         &self,
         encryption: &Encryption,
-        (after, upto): (i64, i64),
+        upto: i64,
         messages_after: i64,
     ) -> Result<(), StorageError> {
         for server in encryption.list_message_destinations(messages_after).await? {
@@ -118,33 +125,37 @@ impl Outbox {
                 self.wake(&server);
             }
         }
-        let mut after = after;
-        let mut has_news = false;
-        loop {
-            let updates =
-                encryption.list_device_updates((after, upto), UPDATES_AT_ONCE_MAX).await?;
-            let Some(last) = updates.last() else { break };
-            after = last.position;
-            has_news = true;
-            for update in updates {
-                for server in self.list_neighbours(&update.user_id).await? {
-                    let update = update.clone();
-                    self.give(&server, |state| state.add_device_update(update));
-                }
-            }
-        }
-        if has_news {
-            let mut tx = WriteTx::new();
-            let cursor = OutboxCursor { position: after, event: EventNid(0) };
-            destinations::save_device_cursor(&mut tx, cursor);
-            self.0.rooms.writer().commit(tx).await?;
+        let after = self.0.device_cursor.lock().0;
+        if let Some(last) = self.give_updates(encryption, (after, upto), None).await? {
+            // Written down with what the destinations still lack; until then it is looked for again.
+            self.0.device_cursor.lock().0 = last;
         }
         Ok(())
     }
 
-    async fn load_device_cursor(&self) -> Result<i64, StorageError> {
-        let rooms = &self.0.rooms;
-        let kept = destinations::find_device_cursor(rooms.database()).await?;
-        Ok(kept.map_or_else(|| rooms.writer().position(), |cursor| cursor.position))
+    /// Gives changes of devices in a range of positions to the servers that they concern, of those in
+    /// `behind` to each what lies above its position; returns the last position.
+    async fn give_updates(
+        &self,
+        encryption: &Encryption,
+        (after, upto): (i64, i64),
+        behind: Option<&HashMap<OwnedServerName, i64>>,
+    ) -> Result<Option<i64>, StorageError> {
+        let mut reached = None;
+        loop {
+            let range = (reached.unwrap_or(after), upto);
+            let updates = encryption.list_device_updates(range, UPDATES_AT_ONCE_MAX).await?;
+            let Some(last) = updates.last() else { return Ok(reached) };
+            reached = Some(last.position);
+            for update in updates {
+                for server in self.list_neighbours(&update.user_id).await? {
+                    let lacks = |position: &i64| *position < update.position;
+                    if behind.is_none_or(|behind| behind.get(&server).is_some_and(lacks)) {
+                        let update = update.clone();
+                        self.give(&server, |state| state.add_device_update(update));
+                    }
+                }
+            }
+        }
     }
 }

@@ -18,7 +18,8 @@ use sha2::{Digest, Sha256};
 use super::request_signature::{Destination, SignedParts};
 use crate::{
     outbound::{Answer, Authority, Limits, Outbound, OutboundError},
-    protocol::{canonical_json, signing::SigningKey},
+    protocol::canonical_json,
+    rooms::OwnKey,
 };
 
 const LIMITS: Limits = Limits { timeout: Duration::from_secs(20), body_bytes_max: 256 * 1024 };
@@ -34,7 +35,7 @@ struct Inner {
     /// Their names, in lower case.
     trusted: Vec<String>,
     own_name: OwnedServerName,
-    signing_key: SigningKey,
+    own_key: OwnKey,
 }
 
 /// A user's access to an identity server.
@@ -90,10 +91,10 @@ impl IdentityServers {
     pub fn new(
         outbound: Outbound,
         trusted: &[String],
-        (own_name, signing_key): (OwnedServerName, SigningKey),
+        (own_name, own_key): (OwnedServerName, OwnKey),
     ) -> Self {
         let trusted = trusted.iter().map(|name| name.to_ascii_lowercase()).collect();
-        Self(Arc::new(Inner { outbound, trusted, own_name, signing_key }))
+        Self(Arc::new(Inner { outbound, trusted, own_name, own_key }))
     }
 
     /// Refuses identity servers that the administrator does not trust.
@@ -146,7 +147,7 @@ impl IdentityServers {
                 destination,
                 content: Some(&content),
             };
-            let header = HeaderValue::try_from(parts.sign(&self.0.signing_key));
+            let header = HeaderValue::try_from(parts.sign(&self.0.own_key.current()));
             headers.append(AUTHORIZATION, header.map_err(bad_answer)?);
         }
         let url = format!("https://{id_server}{path}");

@@ -309,7 +309,7 @@ impl Federation {
             let id = self.clock().random_text(OPAQUE_ID_LENGTH);
             event.insert("event_id".to_owned(), format!("${id}:{}", self.server_name()).into());
         }
-        let key = self.peers().signing_key();
+        let key = &self.peers().signing_key();
         let event = seal_object(event, rules, self.server_name(), key)
             .map_err(|error| bad_answer(server, &error.to_string()))?;
         Ok(Filled { event, version })

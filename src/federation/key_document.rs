@@ -10,7 +10,7 @@ use crate::{
         canonical_json,
         signing::{SigningKey, VerifyKey, list_signature_key_ids, verify_json},
     },
-    storage::server_keys::ServerKeyRow,
+    storage::{own_keys::OldKeyRow, server_keys::ServerKeyRow},
 };
 
 /// "Servers MUST use the lesser of this field and 7 days into the future."
@@ -21,16 +21,6 @@ const OWN_VALIDITY_MS: u64 = 24 * 60 * 60 * 1000;
 const KEYS_MAX: usize = 256;
 /// The longest key ID.
 const KEY_ID_BYTES_MAX: usize = 255;
-
-/// A key of this server that signs no more.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OldKey {
-    pub key_id: String,
-    /// Base64.
-    pub public_key: String,
-    /// When it stopped signing, milliseconds since the epoch.
-    pub expired_ts: u64,
-}
 
 /// What a document says, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,7 +100,7 @@ impl KeyDocument {
 pub fn write_own_document(
     server: &ServerName,
     key: &SigningKey,
-    old_keys: &[OldKey],
+    old_keys: &[OldKeyRow],
     now_ms: u64,
 ) -> Map<String, Value> {
     let old = old_keys.iter().map(|old| {
@@ -147,7 +137,7 @@ mod tests {
 
     fn own() -> Map<String, Value> {
         let key = SigningKey::from_seed("k1", &[7; 32]).unwrap();
-        let old = OldKey {
+        let old = OldKeyRow {
             key_id: "ed25519:k0".to_owned(),
             public_key: SigningKey::from_seed("k0", &[8; 32]).unwrap().public_key_base64(),
             expired_ts: 5,

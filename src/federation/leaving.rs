@@ -97,7 +97,7 @@ impl Federation {
             redacts: None,
             opaque_names,
         };
-        let key = self.peers().signing_key();
+        let key = &self.peers().signing_key();
         let event = draft
             .seal(room.rules, self.server_name(), key)
             .map_err(|error| HandshakeError::WrongEvent(error.to_string()))?;

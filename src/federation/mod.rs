@@ -18,6 +18,7 @@ mod identity_servers;
 mod invite;
 mod joining;
 mod key_document;
+mod key_rotation;
 mod leaving;
 mod media;
 mod multipart;
@@ -51,7 +52,8 @@ pub use self::{
         IdentityAccess, IdentityError, IdentityServers, InviteKey, StoredInvite, WaitingInvite,
     },
     joining::RemoteEntry,
-    key_document::{KeyDocument, OldKey, to_text, write_own_document},
+    key_document::{KeyDocument, to_text, write_own_document},
+    key_rotation::{MakeKeyError, make_key},
     media::FetchMediaError,
     outbox::Outbox,
     peers::{PeerError, PeerRequest, Peers, path},
@@ -72,7 +74,6 @@ use crate::{
     encryption::Encryption,
     ephemeral::Ephemeral,
     outbound::Outbound,
-    protocol::signing::SigningKey,
     rooms::Rooms,
     storage::{Database, StorageError, Writer},
 };
@@ -86,8 +87,6 @@ pub struct FederationSettings {
     pub partial_state_joins: bool,
     /// Servers that are asked for keys of others.
     pub key_servers: Vec<OwnedServerName>,
-    /// Keys with which this server signs no more.
-    pub old_keys: Vec<OldKey>,
 }
 
 /// The conversation. Clones share it.
@@ -115,13 +114,14 @@ impl Federation {
         rooms: Rooms,
         accounts: Arc<Accounts>,
         (ephemeral, encryption): (Ephemeral, Encryption),
-        (outbound, signing_key): (Outbound, SigningKey),
+        outbound: Outbound,
         (tasks, shutdown): (TaskTracker, CancellationToken),
     ) -> Self {
-        let peers = Peers::new(outbound, rooms.server_name().to_owned(), signing_key);
+        let peers = Peers::new(outbound, rooms.server_name().to_owned(), rooms.own_key().clone());
         let store = (rooms.database().clone(), rooms.writer().clone());
         let notaries = settings.key_servers.clone();
-        let keys = ServerKeys::new(peers.clone(), rooms.clock().clone(), store, notaries);
+        let clock = rooms.clock().clone();
+        let keys = ServerKeys::new(peers.clone(), clock, store, notaries);
         if settings.enabled {
             encryption.set_remote_keys(Arc::new(PeerKeys(peers.clone())));
             rooms.set_event_source(Arc::new(PeerSource::new(peers.clone(), keys.clone())));
@@ -219,7 +219,8 @@ impl Federation {
     /// Our own keys, signed and valid for a day from now.
     pub fn own_key_document(&self) -> serde_json::Map<String, serde_json::Value> {
         let (key, now_ms) = (self.0.peers.signing_key(), self.clock().now_ms());
-        write_own_document(self.server_name(), key, &self.0.settings.old_keys, now_ms)
+        let old_keys = self.rooms().own_key().list_old();
+        write_own_document(self.server_name(), &key, &old_keys, now_ms)
     }
 
     fn rooms(&self) -> &Rooms {

@@ -5,7 +5,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::Arc,
+    sync::{Arc, atomic::AtomicBool},
 };
 
 use futures_util::future::BoxFuture;
@@ -46,6 +46,10 @@ pub(super) struct Inner {
     pub cursor: Mutex<OutboxCursor>,
     /// The cursor as it is in the database.
     pub kept_cursor: Mutex<OutboxCursor>,
+    /// Up to where changes of devices have been given to destinations, and what the database says of it.
+    pub device_cursor: Mutex<(i64, i64)>,
+    /// Whether what was left at the last stop has been taken up.
+    pub is_restored: AtomicBool,
     /// Whether other servers are talked with at all.
     is_enabled: bool,
     feed: mpsc::UnboundedSender<Departure>,
@@ -84,6 +88,8 @@ impl Outbox {
             destinations: Mutex::default(),
             cursor: Mutex::new(OutboxCursor::START),
             kept_cursor: Mutex::new(OutboxCursor::START),
+            device_cursor: Mutex::default(),
+            is_restored: AtomicBool::new(false),
             is_enabled,
             feed,
             arrivals: Mutex::new(Some(arrivals)),

@@ -2,11 +2,17 @@
 //! for what, and how far the stream has been looked through. What was sent twice because of that,
 //! other servers know already.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use ruma::{OwnedServerName, ServerName};
 
-use super::{destination::Destination, outbox::Outbox};
+use super::{
+    destination::{Destination, DestinationClass, DestinationState},
+    outbox::Outbox,
+};
 use crate::storage::{
     EventNid, StorageError, WriteTx,
     destinations::{self, DestinationRow, OutboxCursor},
@@ -45,7 +51,10 @@ impl Outbox {
                 }
             });
         }
-        self.look_through().await
+        self.restore_devices(&self.0.encryption).await?;
+        self.look_through().await?;
+        self.0.is_restored.store(true, Ordering::Release);
+        Ok(())
     }
 
     /// Writes down what waits, until shutdown.
@@ -63,14 +72,15 @@ impl Outbox {
 
     /// Writes down what waits now.
     pub async fn keep(&self) -> Result<(), StorageError> {
-        // The cursor first: what is behind it by then is in the queues, or was sent.
+        // The cursors first: what is behind them by then is in the queues, or was sent.
         let cursor = *self.0.cursor.lock();
+        let (device_cursor, kept_device_cursor) = *self.0.device_cursor.lock();
         let all: Vec<Arc<Destination>> = self.0.destinations.lock().values().cloned().collect();
-        let (mut tx, mut cleared) = (WriteTx::new(), Vec::new());
-        let (mut failing, mut has_news) = (0_u32, false);
+        let mut tx = WriteTx::new();
+        let (mut has_news, mut cleared) = (false, Vec::new());
         for destination in &all {
             let mut state = destination.state.lock();
-            failing += u32::from(state.failures > 0);
+            has_news |= keep_devices(destination.name.as_str(), &mut state, &mut tx);
             let missed = state.list_missed();
             let name = destination.name.as_str();
             if missed.is_empty() && state.failures == 0 {
@@ -85,39 +95,84 @@ impl Outbox {
             destinations::save(&mut tx, &state.to_row(&destination.name));
             missed.into_iter().for_each(|row| destinations::save_room(&mut tx, name, row));
         }
-        metrics::gauge!("hearth_federation_destinations_failing").set(failing);
+        self.tell_figures(&all);
         let is_moved = *self.0.kept_cursor.lock() != cursor;
         if is_moved {
             let event = EventNid((cursor.event.0 - NUMBERS_SLACK).max(0));
             destinations::save_cursor(&mut tx, OutboxCursor { event, ..cursor });
         }
-        if has_news || is_moved {
+        if device_cursor != kept_device_cursor {
+            let cursor = OutboxCursor { position: device_cursor, event: EventNid(0) };
+            destinations::save_device_cursor(&mut tx, cursor);
+        }
+        if has_news || is_moved || device_cursor != kept_device_cursor {
             self.0.rooms.writer().commit(tx).await?;
             *self.0.kept_cursor.lock() = cursor;
+            self.0.device_cursor.lock().1 = device_cursor;
         }
         self.clear(cleared).await
     }
 
-    /// How all servers are doing for which something waits, or that fail.
-    pub fn list_destinations(&self) -> Vec<(DestinationRow, usize)> {
+    /// How many servers are doing well and how many are not, and what waits for them.
+    fn tell_figures(&self, all: &[Arc<Destination>]) {
+        let now_ms = self.0.rooms.clock().now_ms();
+        for class in DestinationClass::ALL {
+            let (mut servers, mut events) = (0_u32, 0);
+            for destination in all {
+                let state = destination.state.lock();
+                if state.class(now_ms) == class {
+                    servers += 1;
+                    events += state.count_events();
+                }
+            }
+            let name = class.name();
+            metrics::gauge!("hearth_federation_destinations", "class" => name).set(servers);
+            metrics::gauge!("hearth_federation_waiting_events", "class" => name).set(events as f64);
+        }
+    }
+
+    /// How all servers are doing for which something waits, or that fail, and for how many events of
+    /// rooms they wait; as the store tells it while nothing is sent.
+    pub async fn list_destinations(&self) -> Result<Vec<(DestinationRow, usize)>, StorageError> {
+        if !self.is_sending() {
+            let database = self.0.rooms.database();
+            let mut listed = Vec::new();
+            for row in destinations::list(database).await? {
+                let rooms = destinations::count_rooms(database, &row.server_name).await?;
+                listed.push((row, usize::try_from(rooms).unwrap_or(0)));
+            }
+            return Ok(listed);
+        }
         let destinations = self.0.destinations.lock();
         let row = |destination: &Arc<Destination>| {
             let state = destination.state.lock();
             (state.to_row(&destination.name), state.count_events())
         };
-        destinations.values().map(row).collect()
+        Ok(destinations.values().map(row).collect())
     }
 
-    /// Tries a server, or all servers, again at once.
-    pub fn retry(&self, server: Option<&str>) {
+    /// Tries a server, or all servers, again at once, or as soon as something is sent at all.
+    pub async fn retry(&self, server: Option<&str>) -> Result<(), StorageError> {
+        let is_meant = |name: &str| server.is_none_or(|server| name == server);
+        if !self.is_sending() {
+            let mut tx = WriteTx::new();
+            let rows = destinations::list(self.0.rooms.database()).await?;
+            for row in rows.into_iter().filter(|row| is_meant(&row.server_name)) {
+                destinations::save(&mut tx, &DestinationRow { retry_ts: 0, ..row });
+            }
+            return self.0.rooms.writer().commit(tx).await.map(drop);
+        }
         let destinations = self.0.destinations.lock();
-        let is_meant = |destination: &&Arc<Destination>| {
-            server.is_none_or(|server| destination.name == server)
-        };
-        for destination in destinations.values().filter(is_meant) {
+        for destination in destinations.values().filter(|known| is_meant(known.name.as_str())) {
             destination.state.lock().retry_at_ms = 0;
             destination.hurry.notify_one();
         }
+        Ok(())
+    }
+
+    /// Whether what was left at the last stop has been taken up, so that memory knows all of it.
+    fn is_sending(&self) -> bool {
+        self.0.is_restored.load(Ordering::Acquire)
     }
 
     async fn clear(&self, servers: Vec<OwnedServerName>) -> Result<(), StorageError> {
@@ -138,8 +193,14 @@ impl Outbox {
         let rooms = &self.0.rooms;
         let Some(mut cursor) = destinations::find_cursor(rooms.database()).await? else {
             // Nothing was ever sent: what is there by now concerns nobody.
-            let position = rooms.writer().position();
-            *self.0.cursor.lock() = OutboxCursor { position, event: EventNid(0) };
+            let start = OutboxCursor { position: rooms.writer().position(), event: EventNid(0) };
+            // What comes from now on does, even if the server is killed at once.
+            let mut tx = WriteTx::new();
+            destinations::save_cursor(&mut tx, start);
+            destinations::save_device_cursor(&mut tx, start);
+            rooms.writer().commit(tx).await?;
+            *self.0.cursor.lock() = start;
+            *self.0.kept_cursor.lock() = start;
             return Ok(());
         };
         *self.0.cursor.lock() = cursor;
@@ -158,4 +219,15 @@ impl Outbox {
             }
         }
     }
+}
+
+/// Queues up to where a server has heard of changed devices, if that is news; whether it is.
+fn keep_devices(name: &str, state: &mut DestinationState, tx: &mut WriteTx) -> bool {
+    match state.first_device_update() {
+        Some(first) => destinations::save_devices(tx, name, first - 1),
+        None if state.is_update_stored => destinations::delete_devices(tx, name),
+        None => return false,
+    }
+    state.is_update_stored = state.first_device_update().is_some();
+    true
 }

@@ -15,6 +15,7 @@ use super::request_signature::{Destination, SignedParts};
 use crate::{
     outbound::{Answer, AnswerStream, Limits, Outbound, OutboundError},
     protocol::{canonical_json, signing::SigningKey},
+    rooms::OwnKey,
 };
 
 /// For most requests.
@@ -31,7 +32,7 @@ pub struct Peers(Arc<Inner>);
 struct Inner {
     outbound: Outbound,
     server_name: OwnedServerName,
-    signing_key: SigningKey,
+    own_key: OwnKey,
 }
 
 /// What is asked for.
@@ -125,8 +126,8 @@ pub fn path<const N: usize>(prefix: &str, segments: [&str; N], query: &[(&str, &
 }
 
 impl Peers {
-    pub fn new(outbound: Outbound, server_name: OwnedServerName, signing_key: SigningKey) -> Self {
-        Self(Arc::new(Inner { outbound, server_name, signing_key }))
+    pub fn new(outbound: Outbound, server_name: OwnedServerName, own_key: OwnKey) -> Self {
+        Self(Arc::new(Inner { outbound, server_name, own_key }))
     }
 
     pub fn outbound(&self) -> &Outbound {
@@ -137,8 +138,13 @@ impl Peers {
         &self.0.server_name
     }
 
-    pub fn signing_key(&self) -> &SigningKey {
-        &self.0.signing_key
+    pub fn own_key(&self) -> &OwnKey {
+        &self.0.own_key
+    }
+
+    /// The key to sign with.
+    pub fn signing_key(&self) -> Arc<SigningKey> {
+        self.0.own_key.current()
     }
 
     /// Asks, and reads the answer, which must be a success.
@@ -200,7 +206,7 @@ impl Peers {
             destination: Destination::Named(server.as_str()),
             content: request.body.as_deref(),
         };
-        let header = HeaderValue::try_from(parts.sign(&self.0.signing_key));
+        let header = HeaderValue::try_from(parts.sign(&self.signing_key()));
         let header = header.map_err(|error| PeerError::BadAnswer {
             server: server.to_owned(),
             reason: error.to_string(),

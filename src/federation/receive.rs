@@ -13,7 +13,7 @@ use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, RoomId, ServerName};
 use serde::Deserialize;
 use serde_json::{Map, Value, json, value::RawValue};
 
-use super::{Federation, verify::verify_events};
+use super::{Federation, verify::verify_named_events};
 use crate::{
     protocol::{event::Event, server_acl::is_server_allowed},
     rooms::{ReceiveError, Room, Verdict},
@@ -90,6 +90,10 @@ impl Federation {
         if transaction.pdus.len() > PDUS_MAX || transaction.edus.len() > EDUS_MAX {
             return Err(TransactionError::TooLarge);
         }
+        // There is nothing to do twice, and nothing to remember.
+        if transaction.pdus.is_empty() && transaction.edus.is_empty() {
+            return Ok(json!({ "pdus": {} }).to_string());
+        }
         let lock = self.origin_locks().find(origin).ok_or(TransactionError::TooMany)?;
         let _guard = lock.lock().await;
         let known = incoming_transactions::find(self.database(), origin.as_str(), transaction_id);
@@ -139,8 +143,8 @@ impl Federation {
                 by_room.entry(room_id).or_default().push(Box::<str>::from(pdu).into_string());
             }
         }
-        let rooms = by_room.iter().map(|(room_id, texts)| {
-            Box::pin(self.receive_room_pdus(origin, room_id, texts.clone()))
+        let rooms = by_room.into_iter().map(|(room_id, texts)| {
+            Box::pin(async move { self.receive_room_pdus(origin, &room_id, texts).await })
         });
         let mut results = Results::new();
         for of_room in future::join_all(rooms).await {
@@ -159,29 +163,55 @@ impl Federation {
             tracing::debug!(room.id = %room_id, server.name = %origin, "events of an unknown room");
             return Ok(Results::new());
         };
+        if let Some(reason) = self.find_refusal(origin, &room).await? {
+            let parsed = texts.iter().filter_map(|text| Event::parse(text, room.rules).ok());
+            let refused = parsed.map(|event| (event.event_id().to_owned(), Some(reason.clone())));
+            return Ok(refused.collect());
+        }
         let mut results = Results::new();
-        let refusal = self.find_refusal(origin, &room).await?;
-        for text in &texts {
-            if let (Some(reason), Ok(event)) = (&refusal, Event::parse(text, room.rules)) {
-                results.insert(event.event_id().to_owned(), Some(reason.clone()));
+        let mut events = Vec::with_capacity(texts.len());
+        for (named, checked) in verify_named_events(self.keys(), room.rules, texts).await? {
+            match (named, checked) {
+                (_, Ok(event)) => events.push(event),
+                (Some(id), Err(dropped)) => {
+                    results.insert(id, Some(dropped.to_string()));
+                }
+                // What is not even an event has no ID to answer with.
+                (None, Err(_)) => {}
             }
         }
-        if refusal.is_some() {
-            return Ok(results);
+        results.extend(self.take_in_order(origin, &room, events).await?);
+        for (id, reason) in &results {
+            if let Some(reason) = reason {
+                tracing::debug!(room.id = %room_id, event.id = %id, reason, "an event was not taken");
+            }
         }
-        let ids: Vec<_> = texts.iter().map(|text| Event::parse(text, room.rules)).collect();
-        let verified = verify_events(self.keys(), room.rules, texts).await?;
-        for (named, verified) in ids.into_iter().zip(verified) {
-            // What is not even an event has no ID to answer with.
-            let Ok(named) = named else { continue };
-            let result = match verified {
-                Ok(event) => self.receive_pdu(origin, &room, event).await?,
-                Err(dropped) => Some(dropped.to_string()),
+        Ok(results)
+    }
+
+    /// Takes events one after the other, those at once that simply follow one another.
+    async fn take_in_order(
+        &self,
+        origin: &ServerName,
+        room: &Arc<Room>,
+        events: Vec<Arc<Event>>,
+    ) -> Result<Results, StorageError> {
+        let mut results = Results::new();
+        let mut rest = events.as_slice();
+        while let Some(first) = rest.first() {
+            let taken = match self.rooms().receive_procession(room, rest).await {
+                Ok(taken) => taken,
+                Err(ReceiveError::Storage(error)) => return Err(error),
+                Err(_) => 0,
             };
-            if let Some(reason) = &result {
-                tracing::debug!(room.id = %room_id, event.id = %named.event_id(), reason, "an event was not taken");
+            let (at_once, others) = rest.split_at(taken);
+            results.extend(at_once.iter().map(|event| (event.event_id().to_owned(), None)));
+            rest = others;
+            if taken == 0 {
+                let result = self.receive_pdu(origin, room, Arc::clone(first)).await?;
+                results.insert(first.event_id().to_owned(), result);
+                rest = &rest[1..];
             }
-            results.insert(named.event_id().to_owned(), result);
         }
         Ok(results)
     }

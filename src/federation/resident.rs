@@ -227,7 +227,7 @@ impl Federation {
             return Ok(event);
         }
         self.find_join_voucher(room, event.sender()).await?;
-        let key = self.peers().signing_key();
+        let key = &self.peers().signing_key();
         Ok(countersign(&event, room.rules, self.server_name(), key)?)
     }
 }

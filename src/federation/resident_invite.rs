@@ -67,7 +67,7 @@ impl Federation {
             }
         }
         let event = verify_event(self.keys(), rules, &invite.event).await??;
-        let key = self.peers().signing_key();
+        let key = &self.peers().signing_key();
         let signed = Arc::new(countersign(&event, rules, self.server_name(), key)?);
         // Where this server is in the room already, the event comes again in a transaction.
         if own_room.is_none() {

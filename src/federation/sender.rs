@@ -90,7 +90,7 @@ impl Outbox {
             return false;
         }
         state.is_running = false;
-        if !state.is_stored {
+        if !state.is_stored && !state.is_update_stored {
             known.remove(&destination.name);
         }
         true
@@ -107,6 +107,7 @@ impl Outbox {
             },
         };
         let name = destination.name.as_str();
+        let class = destination.state.lock().class(self.0.rooms.clock().now_ms()).name();
         let sent = self.put(destination, &transaction).await;
         let now_ms = self.0.rooms.clock().now_ms();
         let result = match &sent {
@@ -114,8 +115,8 @@ impl Outbox {
             Sent::Refused(_) => "refused",
             Sent::Failed(_) => "failed",
         };
-        metrics::counter!("hearth_federation_sent_transactions_total", "result" => result)
-            .increment(1);
+        let labels = [("result", result), ("class", class)];
+        metrics::counter!("hearth_federation_sent_transactions_total", &labels).increment(1);
         match sent {
             Sent::Answered => {
                 destination.state.lock().note_success();

@@ -247,8 +247,14 @@ impl ServerKeys {
 
     fn own_keys(&self) -> KnownKeys {
         let key = self.0.peers.signing_key();
-        let known = KnownKey { key: key.verify_key(), valid_until_ts: i64::MAX, expired_ts: None };
-        BTreeMap::from([(key.key_id().to_owned(), known)])
+        let current = (key.verify_key(), None);
+        let old = self.0.peers.own_key().list_old().into_iter().filter_map(|row| {
+            let key = VerifyKey::from_base64(&row.public_key).ok()?;
+            Some((row.key_id, (key, Some(row.expired_ts))))
+        });
+        let known =
+            |(id, (key, expired_ts))| (id, KnownKey { key, valid_until_ts: i64::MAX, expired_ts });
+        old.chain([(key.key_id().to_owned(), current)]).map(known).collect()
     }
 
     async fn load_known(&self, server: &OwnedServerName) -> Result<Arc<KnownKeys>, StorageError> {
@@ -292,7 +298,14 @@ impl ServerKeys {
             }
         };
         let mut tx = WriteTx::new();
-        for row in &checked.keys {
+        let known = self.load_known(&server.to_owned()).await?;
+        // Whoever hands keys on can add some that nobody else tells of, but not take any away.
+        let is_trusted = |row: &ServerKeyRow| {
+            let same =
+                |key: &KnownKey| row.expired_ts.is_none() && key.key.to_base64() == row.public_key;
+            is_direct || known.get(&row.key_id).is_none_or(same)
+        };
+        for row in checked.keys.iter().filter(|row| is_trusted(row)) {
             server_keys::save_key(&mut tx, server.as_str(), row);
         }
         // What a notary has handed on is not passed on as if it came from the server.

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     protocol::{event::Event, policy_server::PolicyServer},
-    rooms::{EventSource, FetchedState, MISSING_EVENTS_MAX, Question, StateIds},
+    rooms::{EventSource, FetchedState, MISSING_EVENTS_MAX, PolicyRefusal, Question, StateIds},
 };
 
 /// Single events that are fetched at the same time.
@@ -116,20 +116,6 @@ impl PeerSource {
         answer.pdus.truncate(1);
         let events = self.keep(question, answer.pdus).await;
         events.into_iter().find(|event| event.event_id() == id)
-    }
-
-    async fn ask_policy_server(
-        &self,
-        question: Question<'_>,
-        policy: &PolicyServer,
-        event: &Event,
-    ) -> Result<bool, PeerError> {
-        let event_json: Value = Value::Object(event.to_object());
-        let path = "/_matrix/policy/v1/sign".to_owned();
-        let request = PeerRequest::post(path, &event_json).limited(SMALL_TIMEOUT, SMALL_BYTES_MAX);
-        let answer: Map<String, Value> = self.peers.ask(&policy.via, request).await?;
-        let signed = policy.add_signature(event, &answer, question.rules);
-        Ok(signed.is_ok_and(|signed| policy.check(&signed, question.rules).is_ok()))
     }
 }
 
@@ -254,21 +240,39 @@ impl EventSource for PeerSource {
         })
     }
 
-    fn is_recommended<'a>(
+    fn ask_policy_server<'a>(
         &'a self,
         question: Question<'a>,
         policy: &'a PolicyServer,
         event: &'a Event,
-    ) -> BoxFuture<'a, bool> {
+    ) -> BoxFuture<'a, Result<Arc<Event>, PolicyRefusal>> {
         Box::pin(async move {
+            let event_json: Value = Value::Object(event.to_object());
+            let path = "/_matrix/policy/v1/sign".to_owned();
+            let request = PeerRequest::post(path, &event_json);
+            let request = request.limited(SMALL_TIMEOUT, SMALL_BYTES_MAX);
             // Also when it does not answer: "If the event still does not have a valid Policy Server
-            // signature, the event is not recommended".
-            let asked = self.ask_policy_server(question, policy, event).await;
-            asked.unwrap_or_else(|error| {
+            // signature, the event is *not* recommended".
+            let answer = self.peers.ask::<Map<String, Value>>(&policy.via, request).await;
+            let answer = answer.map_err(|error| {
                 note(question, &error);
-                false
-            })
+                PolicyRefusal::from(error)
+            })?;
+            let bad = |error: &dyn std::fmt::Display| PolicyRefusal::NoAnswer(error.to_string());
+            let signed = policy.add_signature(event, &answer, question.rules);
+            let signed = signed.map_err(|error| bad(&error))?;
+            policy.check(&signed, question.rules).map_err(|error| bad(&error))?;
+            Ok(Arc::new(signed))
         })
+    }
+}
+
+impl From<PeerError> for PolicyRefusal {
+    fn from(error: PeerError) -> Self {
+        match error {
+            PeerError::Refused { errcode, message, .. } => Self::Refused { errcode, message },
+            error => Self::NoAnswer(error.to_string()),
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use ruma::RoomId;
+use ruma::{OwnedEventId, RoomId};
 use serde_json::value::RawValue;
 
 use super::server_keys::{ServerKeys, WantedKey};
@@ -18,8 +18,8 @@ use crate::{
     storage::StorageError,
 };
 
-/// Events that one blocking task checks.
-const CHUNK_EVENTS: usize = 64;
+/// Events that one blocking task checks: the 50 of a transaction keep several cores busy.
+const CHUNK_EVENTS: usize = 16;
 
 /// Why an event is dropped.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -50,8 +50,23 @@ pub async fn verify_events(
     rules: &'static RoomRules,
     texts: Vec<String>,
 ) -> Result<Vec<Result<Arc<Event>, Dropped>>, StorageError> {
+    let checked = verify_named_events(keys, rules, texts).await?;
+    Ok(checked.into_iter().map(|(_, result)| result).collect())
+}
+
+/// The ID of what was received, if it is an event at all, and what became of it.
+pub type Checked = (Option<OwnedEventId>, Result<Arc<Event>, Dropped>);
+
+/// As [`verify_events`], with the IDs of those too that are dropped.
+pub async fn verify_named_events(
+    keys: &ServerKeys,
+    rules: &'static RoomRules,
+    texts: Vec<String>,
+) -> Result<Vec<Checked>, StorageError> {
     let count = texts.len();
     let parsed = run_chunks(texts, move |text| Ok(ReceivedEvent::parse(&text, rules)?)).await;
+    let id_of = |received: &ReceivedEvent| received.unverified().event_id().to_owned();
+    let ids: Vec<_> = parsed.iter().map(|parsed| parsed.as_ref().ok().map(id_of)).collect();
     let wanted = parsed.iter().flatten().flat_map(|received: &ReceivedEvent| {
         let signed_ts = received.unverified().origin_server_ts();
         let required = received.list_required_signatures(rules);
@@ -68,7 +83,7 @@ pub async fn verify_events(
     });
     let mut results = verified.await;
     results.resize_with(count, || Err(Dropped::BrokenOff));
-    Ok(results)
+    Ok(ids.into_iter().zip(results).collect())
 }
 
 /// As [`verify_events`]; what is not good is left out, and so is what belongs to another room.

@@ -141,6 +141,14 @@ impl ContentStore {
         sync_dir(parent(&path))
     }
 
+    /// Notes that a content may lose its row: until the note is dropped, the next start looks.
+    pub fn mark(&self, hash: ContentHash) -> io::Result<Leftover> {
+        let path = self.incoming.join(hash.leftover_name("evicted"));
+        File::create(&path)?;
+        sync_dir(&self.incoming)?;
+        Ok(Leftover(Some(path)))
+    }
+
     /// The names that a crash has left under `incoming`, with the content each may have placed.
     pub fn list_leftovers(&self) -> io::Result<Vec<(Leftover, Option<ContentHash>)>> {
         let mut found = Vec::new();

@@ -6,6 +6,7 @@ pub mod address;
 mod arrivals;
 pub mod content;
 pub mod download;
+pub mod evict;
 mod leftovers;
 pub mod previews;
 pub mod records;
@@ -59,6 +60,8 @@ pub struct Media {
     arrivals: Arrivals,
     slots: UploadSlots,
     writes: Arc<Semaphore>,
+    /// Shared by those who put a content into its place, alone for who takes some away.
+    placing: tokio::sync::RwLock<()>,
     reads: Arc<Semaphore>,
     /// Units of memory for what is on its way out; see `download`.
     buffers: Arc<Semaphore>,
@@ -104,6 +107,7 @@ impl Media {
             arrivals: Arrivals::default(),
             slots: UploadSlots::default(),
             writes: Arc::new(Semaphore::new(WRITES_AT_ONCE_MAX)),
+            placing: tokio::sync::RwLock::default(),
             reads: Arc::new(Semaphore::new(READS_AT_ONCE_MAX)),
             buffers: Arc::new(Semaphore::new(download::BUFFER_UNITS)),
             shutdown,
@@ -117,7 +121,7 @@ impl Media {
         self.tasks.spawn(async move {
             let work = async {
                 media.thumbnails.measure().await;
-                media.run_expiry().await;
+                tokio::join!(media.run_expiry(), media.run_eviction());
             };
             media.shutdown.run_until_cancelled(work).await;
         });

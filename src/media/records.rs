@@ -19,6 +19,8 @@ pub struct MediaRecord {
     pub filename: Option<String>,
     /// Uploaded while the paths that ask for no login handed out new media.
     pub is_open: bool,
+    /// When it was uploaded, or when one of another server was last wanted, to a day.
+    pub used_ts: u64,
 }
 
 /// Why there is no record.
@@ -52,6 +54,7 @@ impl From<StoredMedia> for MediaRecord {
             content_type: stored.content_type,
             filename: stored.filename,
             is_open: stored.is_open,
+            used_ts: stored.created_ts,
         }
     }
 }

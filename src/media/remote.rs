@@ -14,9 +14,12 @@ use super::{
     upload::{Description, MediaId, UPLOAD_DURATION_MAX, UploadError},
 };
 use crate::storage::{
-    StorageError,
-    media::{CONTENT_HASH_BYTES, StoredMedia},
+    StorageError, WriteTx,
+    media::{self, CONTENT_HASH_BYTES, StoredMedia},
 };
+
+/// When a content was last wanted is noted this precisely.
+const USE_PRECISION_MS: u64 = 24 * 60 * 60 * 1000;
 
 impl Media {
     /// The content of another server, if it is kept here.
@@ -24,7 +27,17 @@ impl Media {
         &self,
         address: &MediaAddress,
     ) -> Result<Option<Arc<MediaRecord>>, StorageError> {
-        self.find_arrived(&remote_key(address)).await
+        let key = remote_key(address);
+        let Some(record) = self.find_arrived(&key).await? else { return Ok(None) };
+        let now_ts = self.clock.now_ms();
+        if now_ts.saturating_sub(record.used_ts) > USE_PRECISION_MS {
+            let mut tx = WriteTx::new();
+            media::touch(&mut tx, &key, now_ts);
+            self.writer.commit(tx).await?;
+            // The next one reads it anew.
+            self.records.remove(key.as_str());
+        }
+        Ok(Some(record))
     }
 
     /// Keeps a content of another server as it arrives. Whoever asks for the same one meanwhile waits;

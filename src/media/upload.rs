@@ -203,6 +203,7 @@ impl Media {
         mut media: StoredMedia,
         kind: MediaId,
     ) -> Result<(), UploadError> {
+        let _placing = self.placing.read().await;
         let placed = self.place(received, &media.media_id).await?;
         media.content_hash = placed.hash.0;
         media.size_bytes = placed.size_bytes;

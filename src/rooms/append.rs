@@ -12,6 +12,7 @@ use super::{
     event_store::StoredEvent,
     registry::Rooms,
     room::{Head, Room},
+    source::PolicyRefusal,
     summary,
     transactions::SentBy,
 };
@@ -90,6 +91,12 @@ pub enum AppendError {
     /// The same transaction is on its way already.
     #[error("the same transaction is being sent already")]
     Repeated,
+    /// An event was made before, and the room has moved on meanwhile.
+    #[error("the room has moved on meanwhile; try again")]
+    Overtaken,
+    /// "The event the client was attempting to send SHOULD be discarded".
+    #[error(transparent)]
+    NotRecommended(#[from] PolicyRefusal),
     #[error(transparent)]
     Storage(#[from] StorageError),
 }
@@ -112,7 +119,12 @@ impl Rooms {
                 known.targets.insert(target.clone(), event);
             }
         }
-        self.attempt(room, known, extra, |attempt| attempt.add_all(requests)).await
+        match self.find_policy_server(room).await? {
+            Some(policy) => self.append_recommended(room, requests, (known, policy), extra).await,
+            None => {
+                self.attempt(room, &mut known, extra, |attempt| attempt.add_all(requests)).await
+            }
+        }
     }
 
     /// Has `build` add to the room's speculative head, again whenever something that it needs had to
@@ -121,7 +133,7 @@ impl Rooms {
     pub(super) async fn attempt(
         &self,
         room: &Arc<Room>,
-        mut known: Known,
+        known: &mut Known,
         extra: Option<ExtraRows<'_>>,
         build: impl Fn(&mut Attempt<'_>) -> Result<(), AttemptError> + Send + Sync,
     ) -> Result<Vec<Arc<StoredEvent>>, AppendError> {
@@ -130,7 +142,7 @@ impl Rooms {
             let permit = engine.writer.reserve().await?;
             let queued = {
                 let mut speculative = room.speculative.lock();
-                let mut attempt = Attempt::new(engine, room, Head::clone(&speculative), &known);
+                let mut attempt = Attempt::new(engine, room, Head::clone(&speculative), known);
                 match build(&mut attempt) {
                     Ok(()) => {
                         let (head, events, tx) = attempt.finish(room, extra);
@@ -147,7 +159,7 @@ impl Rooms {
                 }
                 Err(AttemptError::Failed(error)) => return Err(error),
                 Err(AttemptError::Missing(missing)) => {
-                    self.fetch(room, missing, &mut known).await?;
+                    self.fetch(room, missing, known).await?;
                 }
             }
         }

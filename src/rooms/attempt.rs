@@ -170,48 +170,75 @@ impl<'a> Attempt<'a> {
     }
 
     pub fn add_all(&mut self, requests: &[EventRequest]) -> Result<(), AttemptError> {
-        requests.iter().try_for_each(|request| self.add(request))
+        requests.iter().try_for_each(|request| self.add(request, None))
     }
 
-    fn add(&mut self, request: &EventRequest) -> Result<(), AttemptError> {
+    /// Builds an event, or takes one that was made of the request before.
+    pub fn add(
+        &mut self,
+        request: &EventRequest,
+        made: Option<&Arc<Event>>,
+    ) -> Result<(), AttemptError> {
         let (draft, state, auth_events) = self.draft_allowed(request)?;
         let engine = self.engine;
-        let event = draft.seal(self.rules, &engine.server_name, &engine.signing_key)?;
+        let event = match made {
+            Some(event) if !event.prev_events().eq(draft.prev_events.iter().map(|id| &**id)) => {
+                return Err(AppendError::Overtaken.into());
+            }
+            Some(event) => Arc::clone(event),
+            None => {
+                let key = engine.signing_key.current();
+                Arc::new(draft.seal(self.rules, &engine.server_name, &key)?)
+            }
+        };
         if self.room_id.is_none() {
             self.room_id = Some(event.room_id().to_owned());
         }
         let nid = self.engine.next_event_nid();
         self.begin_transaction(request, nid)?;
-        let event = Arc::new(event);
+        if let Some(target) = &request.redacts {
+            self.check_redaction(target, (&event, request.by_administrator), &state)?;
+        }
+        let auth_events: Vec<_> = auth_events.iter().map(|event| event.nid).collect();
+        let sent = (&*auth_events, request.redacts.as_ref(), request.sent_by.as_ref());
+        let stored = self.admit_next(event, nid, sent)?;
+        self.follow(&stored);
+        Ok(())
+    }
+
+    /// Queues an event that the current state allows, and moves the state on; the extremities are left
+    /// to the caller. With its authorisation events, what it redacts, and who sent it.
+    pub fn admit_next(
+        &mut self,
+        event: Arc<Event>,
+        nid: EventNid,
+        (auth_events, redacts, sent_by): (&[EventNid], Option<&OwnedEventId>, Option<&SentBy>),
+    ) -> Result<Arc<StoredEvent>, AttemptError> {
         let key = match event.state_key() {
             Some(state_key) => Some(self.find_key(event.kind(), state_key)?),
             None => None,
         };
-        if let Some(target) = &request.redacts {
-            self.check_redaction(target, (&event, request.by_administrator), &state)?;
-        }
+        let replaces_nid = key.as_ref().and_then(|key| self.head.state.get(key.nid));
         let admission = Admission {
             nid,
             state_nid: self.head.state.nid(),
-            replaces_nid: key.as_ref().and_then(|key| self.head.state.get(key.nid)),
+            replaces_nid,
             flags: 0,
             is_stored: false,
             redacted_by: None,
-            auth_events: &auth_events.iter().map(|event| event.nid).collect::<Vec<_>>(),
-            redacts: request.redacts.as_ref(),
-            sent_by: request.sent_by.as_ref(),
+            auth_events,
+            redacts,
+            sent_by,
             event,
         };
         let (stored, position) = self.admit(admission)?;
         if let Some(key) = key {
-            let difference =
-                Difference { key: key.nid, old: self.head.state.get(key.nid), new: Some(nid) };
+            let difference = Difference { key: key.nid, old: replaces_nid, new: Some(nid) };
             let state_nid = self.engine.next_state_nid();
             self.head.state = self.head.state.with((key.nid, nid), state_nid, &mut self.tx)?;
             self.apply_difference(difference, self.events.len() - 1, position)?;
         }
-        self.follow(&stored);
-        Ok(())
+        Ok(stored)
     }
 
     /// A local event names all forward extremities, as far as an event may, and becomes the only one.

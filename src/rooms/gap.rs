@@ -15,10 +15,7 @@ use super::{
     room::Room,
     source::{EventSource, FETCH_EVENTS_MAX, MISSING_EVENTS_MAX, OTHERS_MAX, Question},
 };
-use crate::{
-    protocol::{event::Event, policy_server::PolicyServer},
-    storage::StorageError,
-};
+use crate::{protocol::event::Event, storage::StorageError};
 
 /// Rounds of asking for events before an event: a gap of so many times [`MISSING_EVENTS_MAX`] is filled,
 /// a longer one is bridged by its state.
@@ -118,18 +115,17 @@ impl<'a> Hunt<'a> {
 
     /// Check 7: the room's policy server, if it has one.
     async fn is_discouraged(&self, event: &Event) -> Result<bool, StorageError> {
-        let head = self.room.head();
-        let policy = head.find_pinned("m.room.policy");
-        let Some(policy) = policy.and_then(|policy| PolicyServer::of_state(&policy.event)) else {
+        let Some(policy) = self.rooms.find_policy_server(self.room).await? else {
             return Ok(false);
         };
-        if policy.check(event, self.room.rules).is_ok()
-            || !self.rooms.is_server_in_room(self.room, &policy.via).await?
-        {
+        if policy.check(event, self.room.rules).is_ok() {
             return Ok(false);
         }
         match &self.source {
-            Some(source) => Ok(!source.is_recommended(self.question(), &policy, event).await),
+            Some(source) => {
+                let asked = source.ask_policy_server(self.question(), &policy, event).await;
+                Ok(asked.is_err())
+            }
             None => Ok(true),
         }
     }

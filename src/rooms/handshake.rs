@@ -47,7 +47,7 @@ impl Rooms {
         request: &EventRequest,
     ) -> Result<Arc<Event>, AppendError> {
         let draft = self.draft_at_head(room, request).await?;
-        let event = draft.seal(room.rules, self.server_name(), &self.0.signing_key)?;
+        let event = draft.seal(room.rules, self.server_name(), &self.own_key().current())?;
         Ok(Arc::new(event))
     }
 

@@ -135,10 +135,11 @@ impl Rooms {
         partial: Option<Arc<PartialState>>,
         events: HashMap<EventNid, Arc<StoredEvent>>,
     ) -> Result<(), AppendError> {
-        let requests = [request_of(placed)];
+        let requests = [request_of(&placed.event, placed.redacts.clone())];
         let mut known = self.prepare(Some(room), &requests, room.rules).await?;
         known.events = events;
-        self.attempt(room, known, None, |attempt| attempt.enter(placed, partial.as_ref())).await?;
+        self.attempt(room, &mut known, None, |attempt| attempt.enter(placed, partial.as_ref()))
+            .await?;
         room.forget_servers();
         // Who waited for the members of an earlier entry looks again.
         room.completed.notify_waiters();

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use ruma::UserId;
+use ruma::{OwnedEventId, UserId};
 use serde_json::{Value, json};
 
 use super::{
@@ -43,7 +43,7 @@ impl Rooms {
         room: &Arc<Room>,
         placed: &Placed,
     ) -> Result<(), AppendError> {
-        let requests = [request_of(placed)];
+        let requests = [request_of(&placed.event, placed.redacts.clone())];
         let mut known = self.prepare(Some(room), &requests, room.rules).await?;
         if let Some(target) = &placed.redacts
             && let Some(event) = self.find_any_event(room, target).await?
@@ -51,7 +51,7 @@ impl Rooms {
             known.targets.insert(target.clone(), event);
         }
         known.placing = Some(Arc::new(placed.to_stored(room.nid, 0)));
-        self.attempt(room, known, None, |attempt| attempt.add_placed(placed)).await?;
+        self.attempt(room, &mut known, None, |attempt| attempt.add_placed(placed)).await?;
         if placed.state_key.is_some() {
             self.0.states_after.insert(placed.nid, placed.after.nid());
         }
@@ -282,14 +282,13 @@ impl Rooms {
 }
 
 /// A received event as if somebody here wanted to send it: what those who judge it look at.
-pub(super) fn request_of(placed: &Placed) -> EventRequest {
-    let event = &placed.event;
+pub(super) fn request_of(event: &Event, redacts: Option<OwnedEventId>) -> EventRequest {
     EventRequest {
         sender: event.sender().to_owned(),
         kind: event.kind().to_owned(),
         state_key: event.state_key().map(ToOwned::to_owned),
         content: event.content_as().unwrap_or(Value::Null),
-        redacts: placed.redacts.clone(),
+        redacts,
         by_administrator: false,
         timestamp_ms: None,
         sent_by: None,

@@ -28,8 +28,11 @@ mod membership;
 mod noted_weight;
 mod outliers;
 mod overview;
+mod own_key;
 mod partial;
 mod placement;
+mod policy;
+mod procession;
 mod purge;
 mod readable_state;
 mod reader;
@@ -77,6 +80,7 @@ pub use import::{JoinedRoom, OutlierMember, StrippedStateError, check_stripped_s
 pub use membership::{MemberChange, MembershipError};
 pub use noted_weight::{NotedWeight, NotedWeighter, Weighed, reweigh};
 pub use overview::Overview;
+pub use own_key::OwnKey;
 pub use partial::PartialState;
 pub use readable_state::{Access, Kinds, ReadableState};
 pub use reader::Reader;
@@ -91,7 +95,8 @@ pub use search_index::{SearchIndex, SearchKey};
 pub use search_terms::SearchQuery;
 pub use served::{AUTH_CHAIN_EVENTS_MAX, BACKFILL_EVENTS_MAX};
 pub use source::{
-    EventSource, FETCH_EVENTS_MAX, FetchedState, MISSING_EVENTS_MAX, OTHERS_MAX, Question, StateIds,
+    EventSource, FETCH_EVENTS_MAX, FetchedState, MISSING_EVENTS_MAX, OTHERS_MAX, PolicyRefusal,
+    Question, StateIds,
 };
 pub use state::State;
 pub use state_keys::{MEMBER, StateKey, StateKeys};

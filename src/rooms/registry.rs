@@ -19,6 +19,7 @@ use super::{
     erasures::Erasures,
     event_store::{EventStore, RoomFacts, StoredEvent},
     noted_weight::{NotedWeighter, reweigh},
+    own_key::OwnKey,
     partial::PartialRooms,
     room::{Head, PINNED_KINDS, Room},
     source::EventSource,
@@ -64,7 +65,7 @@ pub(super) struct Engine {
     pub writer: Writer,
     pub clock: Clock,
     pub server_name: OwnedServerName,
-    pub signing_key: SigningKey,
+    pub signing_key: OwnKey,
     pub notifier: Notifier,
     pub settings: RoomSettings,
     pub keys: StateKeys,
@@ -130,6 +131,7 @@ impl Rooms {
             aliases: AliasReservations::default(),
             erasures: Erasures::load(&database).await?,
             partial: PartialRooms::load(&database).await?,
+            signing_key: OwnKey::load(&database, signing_key).await?,
             rooms: Registry {
                 strong: Cache::with_weighter(1024, share(20), NotedWeighter),
                 known: Mutex::default(),
@@ -148,7 +150,6 @@ impl Rooms {
             writer,
             clock,
             server_name,
-            signing_key,
             notifier,
             settings,
         })))
@@ -211,6 +212,11 @@ impl Rooms {
     /// The state that a snapshot holds.
     pub async fn load_state(&self, nid: StateNid) -> Result<Arc<State>, StorageError> {
         self.0.load_state(nid).await
+    }
+
+    /// The key with which this server signs.
+    pub fn own_key(&self) -> &OwnKey {
+        &self.0.signing_key
     }
 
     /// Reads events.

@@ -62,6 +62,8 @@ pub struct Room {
     latest_fork: AtomicI64,
     /// Held while an event from another server is judged and placed, one after the other.
     pub(super) receiving: tokio::sync::Mutex<()>,
+    /// Held while a policy server is asked about events of this server, one after the other.
+    pub(super) asking: tokio::sync::Mutex<()>,
     pub(super) servers: Mutex<Option<KnownServers>>,
     /// The stream position since which the state is whole; 0 where it always was, or is not.
     pub(super) completed_position: AtomicI64,
@@ -157,6 +159,7 @@ impl Room {
             weight: NotedWeight::default(),
             latest_fork: AtomicI64::new(0),
             receiving: tokio::sync::Mutex::default(),
+            asking: tokio::sync::Mutex::default(),
             servers: Mutex::default(),
             completed_position: AtomicI64::new(0),
             completed: tokio::sync::Notify::new(),

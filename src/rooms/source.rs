@@ -99,15 +99,25 @@ pub trait EventSource: Send + Sync {
         id: &'a EventId,
     ) -> BoxFuture<'a, Vec<Arc<Event>>>;
 
-    /// Whether the room's policy server recommends an event that it has not signed yet ("Validating
-    /// policy server signatures"). Not asked when the event carries its signature. An error of the
-    /// policy server counts as a recommendation where the specification says so.
-    fn is_recommended<'a>(
+    /// The event with the signature of the room's policy server, if that recommends it ("Asking for a
+    /// Policy Server signature on an event"). Not asked when the event carries it already.
+    fn ask_policy_server<'a>(
         &'a self,
         question: Question<'a>,
         policy: &'a PolicyServer,
         event: &'a Event,
-    ) -> BoxFuture<'a, bool>;
+    ) -> BoxFuture<'a, Result<Arc<Event>, PolicyRefusal>>;
+}
+
+/// Why a policy server does not recommend an event.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PolicyRefusal {
+    /// What it said: the code and the sentence.
+    #[error("{message}")]
+    Refused { errcode: String, message: String },
+    /// It gave no answer, or one that cannot be used.
+    #[error("the room's policy server does not answer: {0}")]
+    NoAnswer(String),
 }
 
 /// The state before an event as events.

@@ -199,6 +199,42 @@ pub async fn list_transactions(
     Ok(rows.into_iter().map(row).collect())
 }
 
+static SAVE_DEVICES: Statement = Statement {
+    table: "destination_devices",
+    key: 1,
+    sql: "INSERT INTO destination_devices (server_name, position)
+          SELECT value->>0, CAST(value->>1 AS BIGINT) FROM json_each($1) WHERE true
+          ON CONFLICT (server_name) DO UPDATE SET position = excluded.position",
+};
+
+static DELETE_DEVICES: Statement = Statement {
+    table: "destination_devices_told",
+    key: 1,
+    sql: "DELETE FROM destination_devices
+          WHERE server_name IN (SELECT value->>0 FROM json_each($1))",
+};
+
+/// Notes that a server has heard of changed devices up to a position only.
+pub fn save_devices(tx: &mut WriteTx, server_name: &str, position: i64) {
+    tx.push(&SAVE_DEVICES, vec![server_name.into(), position.into()]);
+}
+
+/// Notes that a server has heard of all changed devices.
+pub fn delete_devices(tx: &mut WriteTx, server_name: &str) {
+    tx.push(&DELETE_DEVICES, vec![server_name.into()]);
+}
+
+/// The servers that have not heard of all changed devices, and up to where they have.
+pub async fn list_devices(db: &Database) -> Result<Vec<(String, i64)>, StorageError> {
+    db.fetch_all("SELECT server_name, position FROM destination_devices", &[]).await
+}
+
+/// How many rooms have events that a server misses.
+pub async fn count_rooms(db: &Database, server_name: &str) -> Result<i64, StorageError> {
+    let sql = "SELECT count(*) FROM destination_rooms WHERE server_name = $1";
+    Ok(db.fetch_one::<(i64,)>(sql, &params![server_name]).await?.0)
+}
+
 /// The cursor of what is no event: changes of devices.
 pub fn save_device_cursor(tx: &mut WriteTx, cursor: OutboxCursor) {
     tx.push(&SAVE_CURSOR, vec![2.into(), cursor.position.into(), cursor.event.into()]);

@@ -2,6 +2,8 @@
 //! (`auth_edges`, `missing_events`, `awaited_events`, `awaited_redactions`, `verdicts`, `room_forks`,
 //! `state_changes`, `stripped_states`).
 
+use std::collections::HashSet;
+
 use super::{
     Cell, Database, EventNid, RoomNid, StateKeyNid, StateNid, Statement, StorageError, WriteTx,
     events::Place,
@@ -122,6 +124,27 @@ pub async fn has_missing(
 ) -> Result<bool, StorageError> {
     let sql = "SELECT child_nid FROM missing_events WHERE room_nid = $1 AND child_nid = $2 LIMIT 1";
     Ok(db.fetch_optional::<(i64,)>(sql, &params![room, child]).await?.is_some())
+}
+
+/// Those of the keys that anything here knows: as an event, as one that is missing or awaited, or as
+/// the target of a redaction.
+pub async fn list_noted(
+    db: &Database,
+    room: RoomNid,
+    keys: &[Vec<u8>],
+) -> Result<HashSet<Vec<u8>>, StorageError> {
+    let sql = "SELECT w.event_key FROM
+               (SELECT unhex(value->>0) AS event_key FROM json_each($1)) AS w
+               WHERE EXISTS (SELECT 1 FROM event_keys k WHERE k.event_key = w.event_key)
+                   OR EXISTS (SELECT 1 FROM missing_events m
+                       WHERE m.room_nid = $2 AND m.event_key = w.event_key)
+                   OR EXISTS (SELECT 1 FROM awaited_events a
+                       WHERE a.event_key = w.event_key AND a.room_nid = $2)
+                   OR EXISTS (SELECT 1 FROM awaited_redactions r
+                       WHERE r.target_key = w.event_key)";
+    let keys = super::json_hex_rows(keys.iter().map(Vec::as_slice));
+    let rows: Vec<(Vec<u8>,)> = db.fetch_all(sql, &params![keys, room]).await?;
+    Ok(rows.into_iter().map(|(key,)| key).collect())
 }
 
 static INSERT_AWAITED: Statement = Statement {

@@ -70,6 +70,65 @@ pub async fn find(
     row.map(StoredMedia::try_from).transpose()
 }
 
+/// A content of another server, which nobody of this one has uploaded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RemoteMediaRow {
+    pub media_id: String,
+    pub content_hash: [u8; CONTENT_HASH_BYTES],
+    pub size_bytes: u64,
+    /// When it was last wanted, to a day. Milliseconds since the Unix epoch.
+    pub used_ts: u64,
+}
+
+static TOUCH: Statement = Statement {
+    table: "media_used",
+    key: 1,
+    sql: "UPDATE media SET created_ts = (SELECT max(CAST(v.value->>1 AS BIGINT))
+            FROM json_each($1) AS v WHERE v.value->>0 = media.media_id)
+        WHERE media_id IN (SELECT value->>0 FROM json_each($1))",
+};
+
+/// Notes when a content of another server was last wanted.
+pub fn touch(tx: &mut WriteTx, media_id: &str, used_ts: u64) {
+    tx.push(&TOUCH, vec![media_id.into(), used_ts.into()]);
+}
+
+/// Contents of other servers, those first that were not wanted for longest.
+pub async fn list_remote(
+    database: &Database,
+    limit: usize,
+) -> Result<Vec<RemoteMediaRow>, StorageError> {
+    let sql = "SELECT media_id, content_hash, size_bytes, created_ts FROM media
+        WHERE user_id = '' ORDER BY created_ts LIMIT $1";
+    let rows: Vec<(String, Vec<u8>, i64, i64)> = database.fetch_all(sql, &params![limit]).await?;
+    let read = |(media_id, hash, size_bytes, used_ts): (String, Vec<u8>, i64, i64)| {
+        Ok(RemoteMediaRow {
+            media_id,
+            content_hash: read_hash(hash)?,
+            size_bytes: size_bytes.cast_unsigned(),
+            used_ts: used_ts.cast_unsigned(),
+        })
+    };
+    rows.into_iter().map(read).collect()
+}
+
+/// What contents of other servers take, bytes.
+pub async fn sum_remote(database: &Database) -> Result<u64, StorageError> {
+    load_sum_of_uploads(database, "").await
+}
+
+/// Deletes media IDs with what is known about them.
+pub async fn delete(
+    tx: &mut WriteTransaction<'_>,
+    media_ids: &[String],
+) -> Result<(), StorageError> {
+    let sql = "DELETE FROM media WHERE media_id = $1";
+    for media_id in media_ids {
+        tx.execute(sql, &params![media_id]).await?;
+    }
+    Ok(())
+}
+
 /// Whether a media ID has this content.
 pub async fn is_content_known(
     database: &Database,
@@ -184,12 +243,9 @@ impl TryFrom<MediaRow> for StoredMedia {
     fn try_from(row: MediaRow) -> Result<Self, StorageError> {
         let (media_id, hash, size_bytes, content_type, filename, user_id, created_ts, is_open) =
             row;
-        let content_hash = hash.try_into().map_err(|hash: Vec<u8>| {
-            StorageError::Damaged(format!("a content hash of {} bytes", hash.len()))
-        })?;
         Ok(Self {
             media_id,
-            content_hash,
+            content_hash: read_hash(hash)?,
             size_bytes: size_bytes.cast_unsigned(),
             content_type,
             filename,
@@ -198,4 +254,10 @@ impl TryFrom<MediaRow> for StoredMedia {
             is_open: is_open != 0,
         })
     }
+}
+
+fn read_hash(hash: Vec<u8>) -> Result<[u8; CONTENT_HASH_BYTES], StorageError> {
+    hash.try_into().map_err(|hash: Vec<u8>| {
+        StorageError::Damaged(format!("a content hash of {} bytes", hash.len()))
+    })
 }

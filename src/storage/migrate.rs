@@ -56,6 +56,7 @@ const MIGRATIONS: &[Migration] = migrations![
     "0019_third_party_ids",
     "0020_thread_subscriptions",
     "0021_partial_rooms",
+    "0022_care",
     "0023_devices",
     "0024_push_progress",
 ];

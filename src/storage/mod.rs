@@ -21,6 +21,7 @@ pub mod jobs;
 pub mod key_backup;
 mod migrate;
 mod nid;
+pub mod own_keys;
 pub mod profiles;
 pub mod purge;
 pub mod pushers;

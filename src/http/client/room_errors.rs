@@ -5,8 +5,13 @@ use axum::http::StatusCode;
 use crate::{
     http::error::MatrixError,
     protocol::{authorisation::AuthRejection, event_builder::SealError},
-    rooms::{AliasError, AppendError, ContentError, CreateRoomError, MembershipError},
+    rooms::{
+        AliasError, AppendError, ContentError, CreateRoomError, MembershipError, PolicyRefusal,
+    },
 };
+
+/// How long a client waits whose events a policy server finds too many.
+const POLICY_PAUSE_MS: u64 = 5_000;
 
 impl From<AppendError> for MatrixError {
     fn from(error: AppendError) -> Self {
@@ -15,10 +20,25 @@ impl From<AppendError> for MatrixError {
             AppendError::Unsealable(error) => error.into(),
             AppendError::RedactionTargetUnknown => Self::not_found(sentence(&error)),
             AppendError::RedactionForbidden => Self::forbidden(sentence(&error)),
-            AppendError::Contended | AppendError::Repeated => {
+            AppendError::NotRecommended(refusal) => refusal.into(),
+            AppendError::Contended | AppendError::Repeated | AppendError::Overtaken => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "M_UNKNOWN", sentence(&error))
             }
             AppendError::Storage(error) => error.into(),
+        }
+    }
+}
+
+/// "If the Policy Server returned an error, that error SHOULD be provided to the client verbatim."
+impl From<PolicyRefusal> for MatrixError {
+    fn from(refusal: PolicyRefusal) -> Self {
+        match refusal {
+            PolicyRefusal::Refused { errcode, message } => match errcode.as_str() {
+                "M_LIMIT_EXCEEDED" => Self::limit_exceeded(POLICY_PAUSE_MS),
+                "M_BAD_JSON" => Self::bad_json(message),
+                _ => Self::forbidden(message),
+            },
+            PolicyRefusal::NoAnswer(_) => Self::forbidden(sentence(&refusal)),
         }
     }
 }
