@@ -50,6 +50,20 @@ pub fn run_pair_test(make: fn() -> Backend, body: impl AsyncFnOnce(&Backend, &Ba
     });
 }
 
+/// As [`run_test`], with the data of three servers.
+pub fn run_trio_test(make: fn() -> Backend, body: impl AsyncFnOnce([&Backend; 3])) {
+    run_pair_test(make, async |one, two| {
+        let three = make();
+        if let Some(schema) = &three.postgres {
+            schema.execute(format!("CREATE SCHEMA {}", schema.name)).await;
+        }
+        body([one, two, &three]).await;
+        if let Some(schema) = &three.postgres {
+            schema.execute(format!("DROP SCHEMA {} CASCADE", schema.name)).await;
+        }
+    });
+}
+
 impl Backend {
     pub fn sqlite() -> Self {
         Self { data_dir: TempDir::new().unwrap(), postgres: None }

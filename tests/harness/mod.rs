@@ -3,21 +3,27 @@
 
 mod backend;
 mod client;
+mod front;
 mod identity_server;
 mod mail_sink;
 mod network;
 mod push_gateway;
+mod peer;
 mod server;
 mod specification;
+mod switchboard;
 
-pub use backend::{Backend, run_pair_test, run_test};
+pub use backend::{Backend, run_pair_test, run_test, run_trio_test};
 pub use client::{Answer, Client};
+pub use front::Front;
 pub use identity_server::IdentityServer;
 pub use mail_sink::MailSink;
 pub use network::Network;
 pub use push_gateway::PushGateway;
+pub use peer::{ScriptedPeer, endless, to_response};
 pub use server::Server;
 pub use specification::specification_folder;
+pub use switchboard::{Line, Switchboard};
 
 /// Makes of each `async fn name(backend: Backend) { … }` a test on SQLite and one on PostgreSQL.
 #[macro_export]

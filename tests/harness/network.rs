@@ -11,7 +11,10 @@ use hearth::{
     clock::Clock,
     config::{Api, Config, Listener, TlsFiles},
 };
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
+use rustls::{
+    ServerConfig,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
@@ -73,21 +76,36 @@ impl Network {
         .await
     }
 
+    /// Starts a server that is reached through a front of its own ([`super::Switchboard`]): it has the
+    /// name, and listens where clients do.
+    pub async fn start_behind(&self, backend: &Backend, name: &str) -> Server {
+        let ca_file = self.directory.path().join("ca.pem");
+        Server::start_with(backend, |config| {
+            config.server.name = name.try_into().unwrap();
+            config.federation.allow_private_networks = true;
+            config.federation.ca_files = vec![ca_file];
+            config.federation.key_servers = Vec::new();
+        })
+        .await
+    }
+
     /// Serves something else than Hearth under a name, encrypted, as long as the test runs.
     pub async fn serve(&self, name: &str, router: axum::Router) {
+        let acceptor = TlsAcceptor::from(Arc::new(self.tls_config(name)));
+        let tcp = tokio::net::TcpListener::bind(name).await.unwrap();
+        let listener = Encrypted { tcp, acceptor };
+        tokio::spawn(async move { axum::serve(listener, router).await });
+    }
+
+    /// What a front with this name needs.
+    pub fn tls_config(&self, name: &str) -> ServerConfig {
         let files = self.issue(name);
         let certificate = CertificateDer::from_pem_file(files.certificate.unwrap()).unwrap();
         let key = PrivateKeyDer::from_pem_file(files.key.unwrap()).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = rustls::ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(vec![certificate], key)
-            .unwrap();
-        let tcp = tokio::net::TcpListener::bind(name).await.unwrap();
-        let listener = Encrypted { tcp, acceptor: TlsAcceptor::from(Arc::new(config)) };
-        tokio::spawn(async move { axum::serve(listener, router).await });
+        let config = ServerConfig::builder_with_provider(provider);
+        let config = config.with_safe_default_protocol_versions().unwrap();
+        config.with_no_client_auth().with_single_cert(vec![certificate], key).unwrap()
     }
 
     /// A certificate for the address of a name, made anew each time.
