@@ -100,6 +100,10 @@ async fn reset_password(
     address: &ClientAddress,
     body: &Value,
 ) -> MatrixResult<Json<Empty>> {
+    // Without mails nobody can prove anything.
+    if !app.mailer.is_configured() {
+        return Err(MatrixError::missing_token("This request needs an access token."));
+    }
     let request: PasswordRequest = read_object(body)?;
     app.rate_limits.take_of_address(Action::Login, address.0, app.clock.now_ms())?;
     app.accounts.check_new_password(&request.new_password)?;

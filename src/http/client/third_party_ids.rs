@@ -3,6 +3,7 @@
 //! identity servers.
 
 use axum::{extract::State, http::StatusCode};
+use ruma::UserId;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -101,8 +102,13 @@ pub async fn refuse_phone_number() -> MatrixError {
 
 /// `GET /account/3pid`.
 pub async fn list(State(app): State<AppState>, session: UserSession) -> MatrixResult<Json<Value>> {
-    let ids = app.accounts.list_third_party_ids(&session.user_id).await?;
-    let threepids: Vec<Value> = ids
+    Ok(Json(json!({ "threepids": describe_all(&app, &session.user_id).await? })))
+}
+
+/// The identifiers of an account, as clients and administrators see them.
+pub async fn describe_all(app: &App, user_id: &UserId) -> MatrixResult<Vec<Value>> {
+    let ids = app.accounts.list_third_party_ids(user_id).await?;
+    Ok(ids
         .into_iter()
         .map(|ThirdPartyId { medium, address, validated_ts, added_ts, .. }| {
             json!({
@@ -112,8 +118,7 @@ pub async fn list(State(app): State<AppState>, session: UserSession) -> MatrixRe
                 "added_at": added_ts,
             })
         })
-        .collect();
-    Ok(Json(json!({ "threepids": threepids })))
+        .collect())
 }
 
 /// `POST /account/3pid/add`.

@@ -15,6 +15,7 @@ use crate::{
     http::{
         App, AppState,
         auth::AdminSession,
+        client::third_party_ids::describe_all,
         error::{MatrixError, MatrixResult},
         json::{Empty, Json, JsonBody, OptionalJsonBody, Path, Query},
     },
@@ -405,7 +406,7 @@ async fn user_json(app: &App, account: &Account) -> MatrixResult<Value> {
         "last_seen_ts": seen_ts,
         "appservice_id": account.appservice_id,
         "user_type": null,
-        "threepids": [],
+        "threepids": describe_all(app, &account.user_id).await?,
         "external_ids": [],
     });
     if let Value::Object(fields) = fields {
