@@ -214,7 +214,7 @@ impl Rooms {
             }
             attempt.complete(self, room, (whole, &members, &moved))
         };
-        self.attempt(room, known, None, become_whole).await.map(drop)
+        self.attempt(room, &mut known, None, become_whole).await.map(drop)
     }
 
     /// The memberships that differ from what the room held, or from what was written ahead of the change.

@@ -190,7 +190,7 @@ impl Rooms {
             attempt.tx.after_commit(move |_| engine.partial.forget(nid));
             Ok(())
         };
-        self.attempt(room, Known::default(), None, give_up).await?;
+        self.attempt(room, &mut Known::default(), None, give_up).await?;
         room.completed.notify_waiters();
         Ok(())
     }

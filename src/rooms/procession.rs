@@ -49,7 +49,7 @@ impl Rooms {
     ) -> Result<usize, ReceiveError> {
         // IDs that are no hashes could name anything.
         let is_usual = !room.rules.has_event_id_field()
-            && room.head().state.partial().is_none()
+            && room.head().partial().is_none()
             && room.head().find_pinned("m.room.policy").is_none()
             && count_following(room, events) > 0;
         if !is_usual {

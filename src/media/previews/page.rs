@@ -184,7 +184,7 @@ fn find_declared(bytes: &[u8]) -> Option<&'static Encoding> {
     let (_, label) = beginning.split_once("charset=")?;
     let label = label.trim_start_matches(['"', '\'', ' ']);
     let end = label.find(['"', '\'', ' ', ';', '>', '/', '?']).unwrap_or(label.len());
-    Encoding::for_label(label[..end].as_bytes())
+    Encoding::for_label(&label.as_bytes()[..end])
 }
 
 #[cfg(test)]
