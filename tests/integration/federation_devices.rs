@@ -110,7 +110,7 @@ two_servers! {
         let first = pair.network.start(one, &pair.names[0]).await;
         pair.alice = first.reconnect(&pair.alice);
         let since = next_batch(&sync(&pair.alice, None).await);
-        second.app.federation.outbox().retry(None);
+        second.app.federation.outbox().retry(None).await.unwrap();
         // One more change, so that there is something to wait for.
         let laptop = add_device(&second, 4).await;
         let mut since = await_change(&pair.alice, &since, &pair.bob).await;

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::{
     both_databases,
     graph_room::{BOB, Branch, CAROL, Network, contents, receive, server},
-    harness::{Backend, Client, Server},
+    harness::{Client, Server},
 };
 
 const DAVE: &str = "@dave:d.test";

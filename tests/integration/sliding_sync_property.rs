@@ -170,11 +170,11 @@ impl World {
         let (bob, others) = (&self.people[0], &self.people[1..]);
         let data =
             |kind: &str| format!("/_matrix/client/v3/user/{}/account_data/{kind}", bob.user_id);
-        if seed % 2 == 0 {
+        if seed.is_multiple_of(2) {
             let ignored = json!({ "ignored_users": { (others[1].user_id.as_str()): {} } });
             bob.put(&data("m.ignored_user_list"), &ignored).await.ok();
         }
-        if seed % 3 == 0 {
+        if seed.is_multiple_of(3) {
             let filter = json!({ "ignored_users": [others[0].user_id] });
             let kind = "org.matrix.msc4155.invite_permission_config";
             bob.put(&data(kind), &filter).await.ok();
