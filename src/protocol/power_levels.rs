@@ -93,8 +93,7 @@ impl NamedLevel {
 }
 
 impl PowerLevelsContent {
-    /// Reads `content`, refusing every value that the room version does not allow. Before version 6 no rule
-    /// looks at `notifications`, so that nothing there can be refused.
+    /// Reads `content`, refusing every value that the room version does not allow.
     pub fn parse(
         content: &Map<String, Value>,
         rules: &RoomRules,
@@ -109,11 +108,7 @@ impl PowerLevelsContent {
         }
         parsed.events = parse_map(content, "events", rules)?;
         parsed.users = parse_map(content, "users", rules)?;
-        parsed.notifications = if rules.notifications_authorised {
-            parse_map(content, "notifications", rules)?
-        } else {
-            Self::parse_lenient(content, rules).notifications
-        };
+        parsed.notifications = parse_map(content, "notifications", rules)?;
         Ok(parsed)
     }
 

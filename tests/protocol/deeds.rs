@@ -133,8 +133,7 @@ fn change_levels(
     // Up to version 9 a level may be spelled as a string.
     let level = match dice.roll(10) {
         0 if graph.version < RoomVersion::V10 => json!(number.to_string()),
-        // In a room's first power levels it would be let in, and Synapse would trip over it ever after.
-        1 if current.is_some() => json!(format!("x{number}")),
+        1 => json!(format!("x{number}")),
         _ => json!(number),
     };
     let named = ["users_default", "events_default", "state_default", "ban", "kick", "redact"];
