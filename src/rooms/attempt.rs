@@ -1,6 +1,8 @@
 //! Events being built upon a head, or placed there, under the room's lock: everything they need is
 //! looked up beforehand, and what is missing is asked for by name. Not for waiting or reading.
 
+mod redaction;
+
 use std::{collections::HashMap, sync::Arc};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD_NO_PAD};
@@ -12,7 +14,7 @@ use super::{
     acceptance::Acceptance,
     append::{AppendError, EventRequest},
     commit::write_event,
-    event_store::{NewStoredEvent, StoredEvent, event_key},
+    event_store::{NewStoredEvent, StoredEvent},
     keep::DUMMY,
     registry::Engine,
     room::{Head, PINNED_KINDS, Room},
@@ -23,15 +25,13 @@ use super::{
 };
 use crate::{
     protocol::{
-        authorisation::{auth_event_keys, authorise, may_redact},
+        authorisation::{auth_event_keys, authorise},
         canonical_json::INTEGER_MAX,
         event::Event,
         event_builder::{EventDraft, OpaqueNames},
         event_format::PREV_EVENTS_MAX,
         event_hash::reference_hash,
         membership::{MemberContent, Membership},
-        power_levels::PowerLevels,
-        redaction::redact_event,
         room_version::{EventIdFormat, RoomRules},
         state_key::StateLookup,
     },
@@ -452,51 +452,5 @@ impl<'a> Attempt<'a> {
             done_failed.send_replace(Some(false));
         });
         Ok(())
-    }
-
-    /// What a user of this server asks for must have its effect.
-    fn check_redaction(
-        &self,
-        target: &OwnedEventId,
-        (redaction, by_administrator): (&Event, bool),
-        state: &FoundState,
-    ) -> Result<(), AppendError> {
-        let target = self.known.targets.get(target).ok_or(AppendError::RedactionTargetUnknown)?;
-        let sender = redaction.sender();
-        // Before version 3 the authorisation rules ask for the power, whoever asks.
-        let is_ours = target.event.sender().server_name() == sender.server_name();
-        if target.event.sender() == sender || by_administrator && is_ours {
-            return Ok(());
-        }
-        let (create, power) =
-            (state.find("m.room.create", ""), state.find("m.room.power_levels", ""));
-        let levels = PowerLevels::from_events(create.as_deref(), power.as_deref(), self.rules);
-        match levels.user(sender) >= levels.redact() {
-            true => Ok(()),
-            false => Err(AppendError::RedactionForbidden),
-        }
-    }
-
-    /// Replaces the redacted event's bytes in the same commit (client-server API, "Redactions"), if
-    /// the redaction applies; one whose target is not here is kept in mind.
-    fn redact(&mut self, target_id: &OwnedEventId, redaction: &Arc<StoredEvent>) {
-        let Some(target) = self.known.targets.get(target_id) else {
-            let key = event_key(target_id);
-            return storage::graph::insert_awaited_redaction(&mut self.tx, &key, redaction.nid);
-        };
-        let event = |kind| self.head.find_pinned(kind).map(|stored| &*stored.event);
-        let (create, power) = (event("m.room.create"), event("m.room.power_levels"));
-        let levels = PowerLevels::from_events(create, power, self.rules);
-        let allowed =
-            may_redact(redaction.event.sender(), target.event.sender(), &levels, self.rules);
-        if target.is_redacted() || !allowed || target.event.kind() == "m.room.create" {
-            return;
-        }
-        let event = redact_event(&target.event, self.rules);
-        storage::events::redact(&mut self.tx, target.nid, event.json());
-        self.engine.keep_original(&mut self.tx, &target.event, target.nid, redaction.nid);
-        summary::delete_relation(&mut self.tx, target);
-        let redacted = target.redacted(Arc::new(event), Arc::clone(redaction));
-        self.redacted.push((Arc::new(redacted), self.events.len()));
     }
 }
