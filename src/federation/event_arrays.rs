@@ -22,6 +22,8 @@ pub enum ArraysError {
     Malformed(String),
     #[error("it ends too early")]
     Unfinished,
+    #[error("it goes on behind its end")]
+    GoesOn,
 }
 
 /// One event of an array.
@@ -143,7 +145,8 @@ impl EventArrays {
                     self.place = Place::Array(array);
                 }
             }
-            Place::Done => {}
+            Place::Done if byte.is_ascii_whitespace() || byte == b']' => {}
+            Place::Done => return Err(ArraysError::GoesOn),
         }
         Ok(())
     }
@@ -268,6 +271,7 @@ mod tests {
     #[test]
     fn what_is_no_answer_is_refused() {
         assert_eq!(read("<html>", 3), Err(ArraysError::NotAnObject));
+        assert_eq!(read(r#"{"state": []}, {"state": []}"#, 3), Err(ArraysError::GoesOn));
         assert_eq!(read(r#"{"state": [{}"#, 3), Err(ArraysError::Unfinished));
         assert!(matches!(read(r#"{"state": [1, 2]}"#, 3), Err(ArraysError::Malformed(_))));
         assert!(matches!(read(r#"{"n": tru}"#, 3), Err(ArraysError::Malformed(_))));

@@ -204,7 +204,8 @@ both_databases! {
         }
         assert_eq!(counts(bob, &room).await, (21, 0));
         let list = bob.get("/_matrix/client/v3/notifications?limit=50").await.ok();
-        assert_eq!(list["notifications"].as_array().unwrap().len(), 21);
+        // What alice said before she was ignored still counts, but nobody shows it any more.
+        assert_eq!(list["notifications"].as_array().unwrap().len(), 20);
         server.stop().await;
 
         let server = Server::start(backend).await;
@@ -235,7 +236,7 @@ both_databases! {
         let path = format!("/_matrix/client/v3/rooms/{room}/send/org.matrix.msc3381.poll.start/3");
         alice.put(&path, &json!({})).await.ok();
         assert_eq!((counts(bob, &room).await, counts(carol, &room).await), ((3, 0), (3, 0)));
-        let path = "/_matrix/client/v3/pushrules/global/underride/            .org.matrix.msc3930.rule.poll_start_one_to_one";
+        let path = "/_matrix/client/v3/pushrules/global/underride/.org.matrix.msc3930.rule.poll_start_one_to_one";
         assert_eq!(bob.get(path).await.ok()["default"], true);
         server.stop().await;
     }

@@ -104,7 +104,7 @@ both_databases! {
             ("m.room.member/@a:hearth.test", json!({}), 400, "M_BAD_JSON"),
             ("m.room.member/@a:hearth.test", json!({ "membership": "join" }), 403, "M_FORBIDDEN"),
             ("m.room.power_levels", json!({ "ban": "50" }), 400, "M_BAD_JSON"),
-            ("m.room.create", json!({}), 403, "M_FORBIDDEN"),
+            ("m.room.create", json!({}), 400, "M_BAD_JSON"),
             ("org.example/@a:hearth.test", json!({}), 403, "M_FORBIDDEN"),
         ] {
             let answer = set_state(&alice, &room, kind, content).await;

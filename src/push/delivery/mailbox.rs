@@ -208,6 +208,11 @@ impl Mailbox {
         if notices.is_empty() {
             state.badge = Badge::Due;
         }
+        if let (Some(_), Some(first)) = (state.behind, notices.first()) {
+            // It fell behind while this was looked up: all of it is looked up again, in order.
+            let after = first.subject.position - 1;
+            return state.fall_behind(after);
+        }
         for notice in notices.into_iter().rev() {
             let is_known = |known: &Notice| known.subject.position == notice.subject.position;
             if !state.waiting.iter().any(is_known) {
