@@ -26,7 +26,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(10 * 60);
 pub(super) struct Completions {
     under_way: Arc<Mutex<HashSet<RoomNid>>>,
     slots: Arc<Semaphore>,
-    /// Rung when a room is entered, so that one that was given up is not waited for.
+    /// Rung when a room is entered, so that one that was given up is not waited for, and when a server
+    /// that is in one is heard of: it may have been away.
     bell: Arc<Notify>,
 }
 
@@ -92,7 +93,10 @@ impl Federation {
             }
             tokio::select! {
                 () = tokio::time::sleep(pause) => pause = (pause * 2).min(PAUSE_MAX),
-                () = completions.bell.notified() => pause = PAUSE,
+                // Somebody was heard of who may know more, or the room was entered again; not at every word.
+                _ = futures_util::future::join(tokio::time::sleep(PAUSE), completions.bell.notified()) => {
+                    pause = PAUSE;
+                }
             }
         }
     }

@@ -213,6 +213,8 @@ impl Federation {
                 rest = &rest[1..];
             }
         }
+        // Who speaks can be asked, even if nobody could for a while.
+        self.complete_later(room);
         Ok(results)
     }
 

@@ -33,7 +33,7 @@ fn servers_agree_after_netsplits_sqlite() {
 
 #[test]
 fn servers_agree_after_netsplits_postgres() {
-    for seed in seeds(&[1]) {
+    for seed in seeds(&[4]) {
         run_trio_test(Backend::postgres, async |backends| run(backends, seed).await);
     }
 }
@@ -106,6 +106,11 @@ impl<'a> World<'a> {
         let room = create(&users[0], body).await;
         join(&users[1], &room, &names[0]).await;
         join(&users[2], &room, &names[1]).await;
+        // Whoever entered without the members has them before lines break: to invite or ban a stranger
+        // waits for them.
+        for user in &users {
+            user.get(&format!("/_matrix/client/v3/rooms/{room}/joined_members")).await.ok();
+        }
         Self {
             seed,
             network,
