@@ -106,7 +106,8 @@ impl App {
         let parts = (&ephemeral, &encryption, outbound.clone());
         let federation = wire_federation(&config, &rooms, &accounts, parts, background.clone());
         let push = start_push(&config, &rooms, &accounts, &federation);
-        let push_delivery = start_delivery(&config, &rooms, &accounts, &push).await?;
+        let push_delivery =
+            start_delivery(&config, &rooms, &accounts, &push, outbound.clone()).await?;
         let store = (database.clone(), writer.clone());
         let media = Media::open(&config, clock.clone(), store, background).await?;
         let sync = start_sync(&config, &rooms, &accounts, (&ephemeral, &encryption, &push));
@@ -258,9 +259,9 @@ async fn start_delivery(
     rooms: &Rooms,
     accounts: &Arc<Accounts>,
     push: &Push,
+    web: Outbound,
 ) -> Result<Delivery, StorageError> {
     let direct = config.push.allow_private_networks.then(DirectClient::default);
-    let web = make_outbound(config, rooms.clock());
     let memory_bytes = config.memory.share(CacheShare::Push) / 8;
     let parts = (rooms.clone(), accounts.clone(), push.clone());
     Delivery::load(parts, (web, direct), memory_bytes).await

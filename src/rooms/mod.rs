@@ -101,7 +101,7 @@ pub use source::{
 pub use state::State;
 pub use state_keys::{MEMBER, StateKey, StateKeys};
 pub use summary::relation_of;
-pub use timeline::{TimelinePart, ordering_of_position};
+pub use timeline::{TimelinePart, ordering_of_position, position_of_ordering};
 pub use token::PageToken;
 pub use transactions::SentBy;
 pub use user_rooms::{UserRoom, UserRooms};

@@ -233,3 +233,8 @@ fn last_of(
 pub fn ordering_of_position(position: i64) -> i64 {
     position.saturating_mul(ORDERING_STEP)
 }
+
+/// The place in the stream of a live event, by its place in its room: undoes [`ordering_of_position`].
+pub fn position_of_ordering(ordering: i64) -> i64 {
+    ordering / ORDERING_STEP
+}

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     protocol::membership::Membership,
-    rooms::ordering_of_position,
+    rooms::{ordering_of_position, position_of_ordering},
     storage::{
         StorageError,
         pushers::{self, StoredPusher},
@@ -244,10 +244,6 @@ impl Delivery {
 fn url_of(pusher: &StoredPusher) -> String {
     let data: Value = serde_json::from_str(&pusher.data).unwrap_or_else(|_| json!({}));
     data["url"].as_str().unwrap_or_default().to_owned()
-}
-
-fn position_of_ordering(ordering: i64) -> i64 {
-    ordering / ordering_of_position(1)
 }
 
 pub(super) fn count(outcome: &'static str) {
