@@ -26,12 +26,12 @@ pub fn run_test(make: fn() -> Backend, body: impl AsyncFnOnce(&Backend)) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         if let Some(schema) = &backend.postgres {
-            schema.execute(format!("CREATE SCHEMA {}", schema.name)).await;
+            schema.create().await;
         }
         // No answer takes this long; a test that hangs names itself.
         tokio::time::timeout(Duration::from_secs(60), body(&backend)).await.unwrap();
         if let Some(schema) = &backend.postgres {
-            schema.execute(format!("DROP SCHEMA {} CASCADE", schema.name)).await;
+            schema.delete().await;
         }
     });
 }
@@ -41,11 +41,11 @@ pub fn run_pair_test(make: fn() -> Backend, body: impl AsyncFnOnce(&Backend, &Ba
     run_test(make, async |one| {
         let two = make();
         if let Some(schema) = &two.postgres {
-            schema.execute(format!("CREATE SCHEMA {}", schema.name)).await;
+            schema.create().await;
         }
         body(one, &two).await;
         if let Some(schema) = &two.postgres {
-            schema.execute(format!("DROP SCHEMA {} CASCADE", schema.name)).await;
+            schema.delete().await;
         }
     });
 }
@@ -55,11 +55,11 @@ pub fn run_trio_test(make: fn() -> Backend, body: impl AsyncFnOnce([&Backend; 3]
     run_pair_test(make, async |one, two| {
         let three = make();
         if let Some(schema) = &three.postgres {
-            schema.execute(format!("CREATE SCHEMA {}", schema.name)).await;
+            schema.create().await;
         }
         body([one, two, &three]).await;
         if let Some(schema) = &three.postgres {
-            schema.execute(format!("DROP SCHEMA {} CASCADE", schema.name)).await;
+            schema.delete().await;
         }
     });
 }
@@ -101,14 +101,29 @@ impl Backend {
 }
 
 impl Schema {
-    /// The address with which connections find this schema's tables only.
+    /// The address with which connections find this schema's tables only, and by whose name they
+    /// are found.
     fn url(&self) -> String {
         let separator = if self.url.contains('?') { '&' } else { '?' };
-        format!("{}{separator}options[search_path]={}", self.url, self.name)
+        let name = &self.name;
+        format!("{}{separator}options[search_path]={name}&application_name={name}", self.url)
     }
 
-    async fn execute(&self, sql: String) {
+    async fn create(&self) {
         let mut connection = PgConnection::connect(&self.url).await.unwrap();
+        let sql = format!("CREATE SCHEMA {}", self.name);
+        sqlx::query(AssertSqlSafe(sql)).execute(&mut connection).await.unwrap();
+        connection.close().await.unwrap();
+    }
+
+    /// Deletes the tables. A server whose client is gone may still be in the middle of a statement,
+    /// and would lock tables in another order: PostgreSQL ends it first.
+    async fn delete(&self) {
+        let mut connection = PgConnection::connect(&self.url).await.unwrap();
+        let sql = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
+            WHERE application_name = $1";
+        sqlx::query(sql).bind(&self.name).execute(&mut connection).await.unwrap();
+        let sql = format!("DROP SCHEMA {} CASCADE", self.name);
         sqlx::query(AssertSqlSafe(sql)).execute(&mut connection).await.unwrap();
         connection.close().await.unwrap();
     }
