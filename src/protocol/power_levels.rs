@@ -93,7 +93,8 @@ impl NamedLevel {
 }
 
 impl PowerLevelsContent {
-    /// Reads `content`, refusing every value that the room version does not allow.
+    /// Reads `content`, refusing every value that the room version does not allow. Before version 6 no rule
+    /// looks at `notifications`, so that nothing there can be refused.
     pub fn parse(
         content: &Map<String, Value>,
         rules: &RoomRules,
@@ -108,7 +109,11 @@ impl PowerLevelsContent {
         }
         parsed.events = parse_map(content, "events", rules)?;
         parsed.users = parse_map(content, "users", rules)?;
-        parsed.notifications = parse_map(content, "notifications", rules)?;
+        parsed.notifications = if rules.notifications_authorised {
+            parse_map(content, "notifications", rules)?
+        } else {
+            Self::parse_lenient(content, rules).notifications
+        };
         Ok(parsed)
     }
 

@@ -133,7 +133,8 @@ fn change_levels(
     // Up to version 9 a level may be spelled as a string.
     let level = match dice.roll(10) {
         0 if graph.version < RoomVersion::V10 => json!(number.to_string()),
-        1 => json!(format!("x{number}")),
+        // In a room's first power levels it would be let in, and Synapse would trip over it ever after.
+        1 if current.is_some() => json!(format!("x{number}")),
         _ => json!(number),
     };
     let named = ["users_default", "events_default", "state_default", "ban", "kick", "redact"];
@@ -142,6 +143,8 @@ fn change_levels(
         1 => levels["events"]["m.room.power_levels"] = level,
         2 => levels["invite"] = level,
         3 => levels[*dice.pick(&named)] = level,
+        // Before version 6 no rule looks at `notifications`, but `ruma` refuses malformed ones all the same.
+        4 if graph.version < RoomVersion::V6 => levels["notifications"]["room"] = json!(number),
         4 => levels["notifications"]["room"] = level,
         _ => levels["users"][target] = level,
     }

@@ -165,20 +165,22 @@ impl Graph {
         self.attempt(dice, prev_events, &sender, deed, is_honest)
     }
 
-    /// Mostly recent ends, sometimes something older (what arrives late), one to three of them.
+    /// Mostly recent ends, sometimes something older (what arrives late), one to three of them. Nothing from
+    /// before the room had join rules: `ruma` lets nobody join then, where Synapse and Hearth ask for an
+    /// invitation.
     fn choose_prev_events(&self, dice: &mut Dice) -> Vec<OwnedEventId> {
+        let join_rules = StateKey::new("m.room.join_rules", "");
         let ends: Vec<_> = self.ends.iter().cloned().collect();
         let mut chosen = BTreeSet::new();
         for _ in 0..=dice.roll(3) {
             let age = match dice.roll(16) {
-                0 => dice.roll(self.order.len()),
-                1..=4 => dice.roll(self.order.len().min(12)),
-                _ => {
-                    chosen.insert(dice.pick(&ends).clone());
-                    continue;
-                }
+                0 => Some(dice.roll(self.order.len())),
+                1..=4 => Some(dice.roll(self.order.len().min(12))),
+                _ => None,
             };
-            chosen.insert(self.order[self.order.len() - 1 - age].clone());
+            let old = age.map(|age| &self.order[self.order.len() - 1 - age]);
+            let old = old.filter(|id| self.states[*id].contains_key(&join_rules));
+            chosen.insert(old.unwrap_or_else(|| dice.pick(&ends)).clone());
         }
         chosen.into_iter().collect()
     }
