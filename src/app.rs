@@ -239,6 +239,8 @@ fn start_push(
         told.note_user_activity(user, position);
         judging.recheck(user);
     }));
+    let greeting = push.clone();
+    accounts.set_arrival_hook(Arc::new(move |user| greeting.note_new_user(user)));
     push
 }
 

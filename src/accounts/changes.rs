@@ -17,6 +17,9 @@ const LOCAL_NOTIFICATIONS_PREFIX: &str = "org.matrix.msc3890.local_notification_
 /// Called with the user and the stream position of the change, right after its commit.
 pub type ChangeHook = dyn Fn(&UserId, i64) + Send + Sync;
 
+/// Called with a user who has registered, right after the commit.
+pub type ArrivalHook = dyn Fn(&UserId) + Send + Sync;
+
 /// Announces changes. Clones share the hook.
 #[derive(Clone)]
 pub(super) struct Changes {

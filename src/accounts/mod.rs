@@ -21,7 +21,7 @@ pub mod validation;
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
-pub use changes::ChangeHook;
+pub use changes::{ArrivalHook, ChangeHook};
 use ruma::{OwnedUserId, ServerName, UserId};
 use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -81,6 +81,7 @@ pub struct Accounts {
     invite_cache: Arc<UserCache<InvitePermission>>,
     device_watcher: Hook<dyn DeviceWatcher>,
     name_keeper: Hook<dyn NameKeeper>,
+    arrival_hook: Arc<Hook<ArrivalHook>>,
 }
 
 impl Accounts {
@@ -104,6 +105,7 @@ impl Accounts {
             push_rule_cache: Arc::new(UserCache::new(entries(PUSH_RULES_WEIGHT_BYTES))),
             device_watcher: Hook::default(),
             name_keeper: Hook::default(),
+            arrival_hook: Arc::default(),
             ignored_cache: Arc::new(UserCache::new(entries(2 * IGNORED_WEIGHT_BYTES))),
             invite_cache: Arc::new(UserCache::new(entries(2 * IGNORED_WEIGHT_BYTES))),
             changes: Changes::new(notifier, writer.clone()),
@@ -147,8 +149,16 @@ impl Accounts {
         self.changes.set_hook(hook);
     }
 
+    /// Registers what is told of new users; once, at start.
+    pub fn set_arrival_hook(&self, hook: Arc<ArrivalHook>) {
+        if !self.arrival_hook.set(hook) {
+            tracing::error!("a second hook for new users was not registered");
+        }
+    }
+
     /// Lets go of what was registered from above, when the server ends.
     pub fn release_hooks(&self) {
+        self.arrival_hook.release();
         self.changes.release_hook();
         self.device_watcher.release();
         self.name_keeper.release();

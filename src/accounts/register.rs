@@ -263,6 +263,7 @@ impl Accounts {
             session = Some(fresh.into_session(user_id.clone(), device_id));
         }
         let (sessions, upgraded) = (self.sessions.clone(), user_id.clone());
+        let arrivals = self.arrival_hook.clone();
         let epoch = self.profile_cache.epoch();
         let profile = (!registration.is_upgrade).then(|| registration.profile.clone());
         let written: Result<(), RegisterError> = self
@@ -273,6 +274,8 @@ impl Accounts {
                     registration.write(tx).await?;
                     if is_upgrade {
                         sessions.reload_with(tx, &upgraded);
+                    } else if let Some(told) = arrivals.get() {
+                        tx.after_commit(move || told(&upgraded));
                     }
                     Ok(())
                 })

@@ -128,6 +128,11 @@ impl Audiences {
         self.rooms.iter().for_each(|(_, audience)| audience.recheck(user));
     }
 
+    /// A user who has just registered, and so has no rules yet.
+    pub fn note_new(&self, user: &UserId) {
+        self.plain.insert(user.to_owned(), ());
+    }
+
     /// The wishes of those users who have some.
     async fn list_wishes(
         &self,

@@ -83,6 +83,11 @@ impl Push {
         Ok(unread)
     }
 
+    /// Somebody has registered, whose rules need not be looked up.
+    pub fn note_new_user(&self, user: &UserId) {
+        self.0.audiences.note_new(user);
+    }
+
     /// A user's own data have changed, maybe their rules.
     pub fn recheck(&self, user: &UserId) {
         self.0.audiences.recheck(user);

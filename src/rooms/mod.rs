@@ -9,6 +9,7 @@ mod backfill;
 mod bundle;
 mod care;
 mod client_event;
+mod closures;
 mod commit;
 mod completion;
 mod content_checks;

@@ -16,6 +16,7 @@ use tokio::sync::Semaphore;
 use super::{
     acceptance::AcceptanceHook,
     aliases::AliasReservations,
+    closures::Closures,
     erasures::Erasures,
     event_store::{EventStore, RoomFacts, StoredEvent},
     noted_weight::{NotedWeighter, reweigh},
@@ -76,6 +77,7 @@ pub(super) struct Engine {
     pub source: Hook<dyn EventSource>,
     pub aliases: AliasReservations,
     pub erasures: Erasures,
+    pub closures: Closures,
     /// Rooms whose state is not whole, or was not.
     pub partial: PartialRooms,
     rooms: Registry,
@@ -130,6 +132,7 @@ impl Rooms {
             source: Hook::default(),
             aliases: AliasReservations::default(),
             erasures: Erasures::load(&database).await?,
+            closures: Closures::load(&database).await?,
             partial: PartialRooms::load(&database).await?,
             signing_key: OwnKey::load(&database, signing_key).await?,
             rooms: Registry {

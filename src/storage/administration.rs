@@ -38,11 +38,9 @@ pub fn unblock_room(tx: &mut WriteTx, room_id: &str) {
     tx.push(&UNBLOCK, vec![room_id.into()]);
 }
 
-/// Who has closed a room, if somebody has.
-pub async fn find_blocker(db: &Database, room_id: &str) -> Result<Option<String>, StorageError> {
-    let sql = "SELECT blocked_by FROM blocked_rooms WHERE room_id = $1";
-    let row: Option<(String,)> = db.fetch_optional(sql, &params![room_id]).await?;
-    Ok(row.map(|(user_id,)| user_id))
+/// The closed rooms, and who has closed them.
+pub async fn list_blocked_rooms(db: &Database) -> Result<Vec<(String, String)>, StorageError> {
+    db.fetch_all("SELECT room_id, blocked_by FROM blocked_rooms", &[]).await
 }
 
 /// Notes in which room the server speaks to a user.

@@ -29,7 +29,6 @@ use crate::{
     },
     protocol::membership::Membership,
     rooms::{MemberChange, MembershipError, Room, RoomName, StoredEvent},
-    storage::administration::find_blocker,
     workflows::{
         carry_over::carry_settings_over,
         member_content::load_member_content,
@@ -116,7 +115,7 @@ pub async fn knock(
     refuse_suspended(&session)?;
     app.rate_limits.take(Action::Join, &session, app.clock.now_ms())?;
     let place = locate(&app, &session.0, &name, via).await?;
-    refuse_blocked_room(&app, &session, place.room_id()).await?;
+    refuse_blocked_room(&app, &session, place.room_id())?;
     let change = own_change(&app, &session, Membership::Knock, body.reason.as_deref()).await?;
     let room_id = match place {
         RoomPlace::Here(room) => {
@@ -233,7 +232,7 @@ pub async fn change_by_state(
         app.rate_limits.take_of_user(Action::InviteOfUser, &target, app.clock.now_ms())?;
     }
     if matches!(membership, Membership::Join | Membership::Knock) {
-        refuse_blocked_room(app, session, &room.room_id).await?;
+        refuse_blocked_room(app, session, &room.room_id)?;
     }
     // As with the endpoints of their own, name and picture are added unless the client says so.
     if matches!(membership, Membership::Join | Membership::Invite | Membership::Knock) {
@@ -278,7 +277,7 @@ async fn enter(
 ) -> MatrixResult<Json<Value>> {
     refuse_suspended(session)?;
     app.rate_limits.take(Action::Join, session, app.clock.now_ms())?;
-    refuse_blocked_room(app, session, place.room_id()).await?;
+    refuse_blocked_room(app, session, place.room_id())?;
     let mut change = own_change(app, session, Membership::Join, body.reason.as_deref()).await?;
     let is_custom = |(field, _): &(String, Value)| !RESERVED_MEMBER_FIELDS.contains(&&**field);
     change.content.extend(body.custom.into_iter().filter(is_custom));
@@ -352,13 +351,12 @@ async fn moderate(
 }
 
 /// 403 for a room that an administrator has closed; administrators themselves may enter.
-async fn refuse_blocked_room(app: &App, session: &Session, room_id: &RoomId) -> MatrixResult<()> {
-    if session.is_admin {
-        return Ok(());
-    }
-    match find_blocker(&app.database, room_id.as_str()).await? {
-        Some(_) => Err(MatrixError::forbidden("This room has been blocked on this server.")),
-        None => Ok(()),
+fn refuse_blocked_room(app: &App, session: &Session, room_id: &RoomId) -> MatrixResult<()> {
+    match app.rooms.find_closer(room_id) {
+        Some(_) if !session.is_admin => {
+            Err(MatrixError::forbidden("This room has been blocked on this server."))
+        }
+        _ => Ok(()),
     }
 }
 

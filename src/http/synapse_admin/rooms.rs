@@ -19,10 +19,7 @@ use crate::{
     },
     protocol::{membership::Membership, power_levels::PowerLevels},
     rooms::{EventRequest, MemberChange, Room, write_client_event},
-    storage::{
-        WriteTx,
-        administration::{self, RoomOrder},
-    },
+    storage::administration::{self, RoomOrder},
     workflows::{
         delete_room::{
             DeleteRoomError, DeletedRoom, RoomDeletion, Successor, delete_room, list_local_members,
@@ -171,7 +168,7 @@ pub async fn get_block(
     Path(room_id): Path<String>,
 ) -> MatrixResult<Json<Value>> {
     let room_id = parse_room_id(&room_id)?;
-    Ok(Json(match administration::find_blocker(&app.database, room_id.as_str()).await? {
+    Ok(Json(match app.rooms.find_closer(&room_id) {
         Some(user_id) => json!({ "block": true, "user_id": user_id }),
         None => json!({ "block": false }),
     }))
@@ -185,15 +182,10 @@ pub async fn set_block(
     JsonBody(BlockBody { block }): JsonBody<BlockBody>,
 ) -> MatrixResult<Json<Value>> {
     let room_id = parse_room_id(&room_id)?;
-    let mut tx = WriteTx::new();
     match block {
-        true => {
-            let (by, now_ts) = (session.user_id.as_str(), app.clock.now_ms());
-            administration::block_room(&mut tx, room_id.as_str(), by, now_ts);
-        }
-        false => administration::unblock_room(&mut tx, room_id.as_str()),
+        true => app.rooms.close(&room_id, &session.user_id).await?,
+        false => app.rooms.reopen(&room_id).await?,
     }
-    app.writer.commit(tx).await?;
     Ok(Json(json!({ "block": block })))
 }
 
@@ -405,10 +397,7 @@ async fn prepare_deletion(
         None => None,
     };
     if body.block {
-        let mut tx = WriteTx::new();
-        let (by, now_ts) = (session.user_id.as_str(), app.clock.now_ms());
-        administration::block_room(&mut tx, room_id, by, now_ts);
-        app.writer.commit(tx).await?;
+        app.rooms.close(&parsed, &session.user_id).await?;
     }
     Ok((room, RoomDeletion { purge: body.purge.unwrap_or(true), successor }))
 }
