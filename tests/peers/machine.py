@@ -5,6 +5,8 @@ that says so. Nothing here judges a server; that is what the tests are for.
 """
 
 import hashlib
+import importlib.machinery
+import importlib.util
 import json
 import os
 import pathlib
@@ -33,6 +35,14 @@ def main(program):
         sys.exit(program())
     except MachineError as error:
         sys.exit(f"{pathlib.Path(sys.argv[0]).name}: {error}")
+
+
+def load_script(path):
+    """A script without the ending of a module, as one."""
+    loader = importlib.machinery.SourceFileLoader(path.name, str(path))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(path.name, loader))
+    loader.exec_module(module)
+    return module
 
 
 def target_dir():
