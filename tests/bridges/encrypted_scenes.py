@@ -126,7 +126,9 @@ class Scenes:
         return {report["device"] for report in self.bridge.reports() if "ready" in report}
 
     def members(self, alice, room):
-        return set(alice.client.rooms[room].users) if room in alice.client.rooms else set()
+        """Who has joined."""
+        known = alice.client.rooms.get(room)
+        return set(known.users) - set(known.invited_users) if known else set()
 
 
 def start_bridge(house, python):

@@ -66,6 +66,7 @@ def talk(bridge, room, alice):
     assert {members[ghost(name)]["display_name"] for name in REMOTE_PEOPLE} == set(REMOTE_PEOPLE), members
     alice.say(room, "Nice to meet you")
     bridge.wait_for("what alice says", lambda: heard(bridge, alice) == ["Nice to meet you"])
+    alice.wait_for("her own words", lambda: alice.lines(room, alice.id))
     done("each remote person has a ghost, and they hear each other")
 
 

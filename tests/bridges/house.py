@@ -52,7 +52,8 @@ class House:
         machine.restart_server(self.place)
 
     def command(self, *words):
-        return machine.run_quietly([self.binary, *words, "--config", self.place / "hearth.toml"])
+        words = [self.binary, *words, "--config", self.place / "hearth.toml"]
+        return machine.run_quietly(words, env=machine.environment_without_settings())
 
     def open_line(self):
         """A line to Hearth that waits while Hearth is away."""
@@ -158,7 +159,7 @@ class Person(federation.User):
         rooms = answer.get("rooms", {})
         self.invites += [room for room in rooms.get("invite", {}) if room not in self.invites]
         for room, news in rooms.get("join", {}).items():
-            self.timelines.setdefault(room, []).extend(news["timeline"]["events"])
+            self.timelines.setdefault(room, []).extend(news.get("timeline", {}).get("events", []))
 
     def wait_for(self, what, check):
         deadline = time.monotonic() + PATIENCE_SECONDS

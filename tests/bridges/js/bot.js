@@ -13,6 +13,8 @@ client.on("room.message", async (room, event) => {
     await client.replyText(room, event, `pong ${question[1]}`);
   }
 });
+// Its store writes into its file in place: an end in the middle of that would leave none of it.
+process.on("SIGTERM", () => process.exit(0));
 client.start().catch((error) => {
   console.error(error);
   process.exit(1);
