@@ -81,7 +81,8 @@ def add_maubot(house, python, url, account, _room):
             "appservice": False,
             "hs_token": None,
             "autojoin": True,
-            "displayname": "Ping",
+            # It would set them while it syncs already, and before its plugin hears of anything.
+            "displayname": "disable",
             "avatar_url": "disable",
             # It is invited before it has started, and asked while it is away.
             "ignore_initial_sync": False,
