@@ -139,6 +139,7 @@ impl Federation {
         let rules = filled.version.rules();
         // A room that this server is in needs no more than the event.
         let known = self.find_own_room(&entry.room_id).await?;
+        let _entry = known.is_none().then(|| self.0.entries.begin(&entry.room_id));
         let omit_members = self.0.settings.partial_state_joins || known.is_some();
         let answer = self.send_join(server, (&filled.event, rules), omit_members).await?;
         if answer.rest.members_omitted && !omit_members {

@@ -9,6 +9,7 @@ mod destination;
 mod device_keys;
 mod edu_queue;
 mod edus;
+mod entering;
 mod event_arrays;
 mod event_stream;
 mod events_answer;
@@ -65,8 +66,8 @@ pub use self::{
     third_party_invites::{BOUND_INVITES_MAX, BoundInvite, THIRD_PARTY_INVITE},
 };
 use self::{
-    completing::Completions, device_keys::PeerKeys, hierarchy::RemoteSpaces, receive::OriginLocks,
-    source::PeerSource,
+    completing::Completions, device_keys::PeerKeys, entering::Entries, hierarchy::RemoteSpaces,
+    receive::OriginLocks, source::PeerSource,
 };
 use crate::{
     accounts::Accounts,
@@ -103,6 +104,7 @@ struct Inner {
     keys: ServerKeys,
     outbox: Outbox,
     origin_locks: OriginLocks,
+    entries: Entries,
     completions: Completions,
     remote_spaces: RemoteSpaces,
 }
@@ -146,6 +148,7 @@ impl Federation {
             keys,
             outbox,
             origin_locks,
+            entries: Entries::default(),
             completions: Completions::default(),
             remote_spaces: RemoteSpaces::default(),
         };

@@ -159,6 +159,7 @@ impl Federation {
         room_id: &RoomId,
         texts: Vec<String>,
     ) -> Result<Results, StorageError> {
+        self.0.entries.wait(room_id).await;
         let Some(room) = self.rooms().find(room_id).await? else {
             tracing::debug!(room.id = %room_id, server.name = %origin, "events of an unknown room");
             return Ok(Results::new());
