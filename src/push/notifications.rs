@@ -19,6 +19,9 @@ use crate::{
     },
 };
 
+/// Pages that one request looks at, as long as nothing on them is shown.
+const PAGES_MAX: usize = 20;
+
 /// One event of which the user was notified.
 pub struct Notification {
     pub event: Arc<StoredEvent>,
@@ -46,12 +49,32 @@ struct Candidate {
     ordering: i64,
     /// What the user's rules made of it, if not the default.
     deviation: Option<DeviationRow>,
+    /// Whether the user was notified, as far as rows tell. Others are looked at so that paging goes on behind
+    /// them.
+    is_taken: bool,
 }
 
 impl Push {
     /// At most `limit` notifications before `before` (None: from the latest on); with
-    /// `only_highlights` those that highlighted.
+    /// `only_highlights` those that highlighted. There may be more behind a page that is not full.
     pub async fn list_notifications(
+        &self,
+        rooms: &Rooms,
+        user: &UserId,
+        before: Option<i64>,
+        wanted: (usize, bool),
+    ) -> Result<NotificationPage, StorageError> {
+        let mut page = self.list_page(rooms, user, before, wanted).await?;
+        for _ in 1..PAGES_MAX {
+            if !page.notifications.is_empty() || page.next.is_none() {
+                break;
+            }
+            page = self.list_page(rooms, user, page.next, wanted).await?;
+        }
+        Ok(page)
+    }
+
+    async fn list_page(
         &self,
         rooms: &Rooms,
         user: &UserId,
@@ -79,7 +102,7 @@ impl Push {
         let next = found.last().filter(|_| has_more).map(|last| last.ordering);
         let rules = load_rules(rooms, user).await?;
         let mut notifications = Vec::with_capacity(found.len());
-        for candidate in found {
+        for candidate in found.into_iter().filter(|candidate| candidate.is_taken) {
             notifications.extend(self.admit(rooms, (user, &rules), candidate).await?);
         }
         Ok(NotificationPage { notifications, next })
@@ -112,9 +135,8 @@ impl Push {
             let is_taken = deviation
                 .as_ref()
                 .is_none_or(|row| row.notifies && (row.highlights || !only_highlights));
-            if is_taken {
-                found.push(Candidate { room: Arc::clone(room), event, ordering, deviation });
-            }
+            let room = Arc::clone(room);
+            found.push(Candidate { room, event, ordering, deviation, is_taken });
         }
         let own = deviations.into_values();
         let own = own.filter(|row| row.notifies && (row.highlights || !only_highlights));
@@ -123,6 +145,7 @@ impl Push {
             event: row.event,
             ordering: row.ordering,
             deviation: Some(row),
+            is_taken: true,
         }));
         Ok(found)
     }
@@ -134,7 +157,7 @@ impl Push {
         (user, rules): (&UserId, &CompiledRules),
         candidate: Candidate,
     ) -> Result<Option<Notification>, StorageError> {
-        let Candidate { room, event, ordering, deviation } = candidate;
+        let Candidate { room, event, ordering, deviation, .. } = candidate;
         let event = rooms.events().load_one(room.facts(), event).await?;
         let viewer = rooms.viewer(&room, user).await?;
         let is_about_user = event.event.state_key() == Some(user.as_str());

@@ -274,6 +274,24 @@ both_databases! {
         server.stop().await;
     }
 
+    async fn quiet_messages_do_not_end_the_list_of_notifications(backend: Backend) {
+        let server = Server::start(backend).await;
+        let users = register(&server, ["alice", "bob", "carol"]).await;
+        let [alice, bob, carol] = users.as_slice() else { panic!() };
+        let room = make_room(&[alice, bob, carol]).await;
+        let quiet = json!({ "actions": [] });
+        rule(bob, &format!("sender/{}", alice.user_id), &quiet).await;
+        let heard = say(carol, &room, "heard").await;
+        for number in 0..9 {
+            say(alice, &room, &number.to_string()).await;
+        }
+        let path = "/_matrix/client/v3/notifications?limit=2";
+        let answer = bob.get(path).await.ok();
+        assert_eq!(answer["notifications"].as_array().unwrap().len(), 1, "{answer}");
+        assert_eq!(answer["notifications"][0]["event"]["event_id"], heard.as_str());
+        server.stop().await;
+    }
+
     async fn notifications_are_listed_page_by_page(backend: Backend) {
         let server = Server::start(backend).await;
         let users = register(&server, ["alice", "bob"]).await;
