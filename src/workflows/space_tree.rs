@@ -159,8 +159,11 @@ impl Walk<'_> {
         let mut steps = Vec::new();
         for (id, content) in children {
             let Ok(room_id) = RoomId::parse(id) else { continue };
-            let via = content.get("via").and_then(Value::as_array).into_iter().flatten();
-            let via = via.filter_map(|server| OwnedServerName::try_from(server.as_str()?).ok());
+            // "If not present or invalid, the child room is not considered to be part of the space".
+            let via = content.get("via").and_then(Value::as_array);
+            let Some(via) = via.filter(|via| !via.is_empty()) else { continue };
+            let via =
+                via.iter().filter_map(|server| OwnedServerName::try_from(server.as_str()?).ok());
             if self.seen.insert(room_id.clone()) {
                 steps.push(Step { room_id, via: via.collect(), depth: depth + 1 });
             }

@@ -94,7 +94,38 @@ pub async fn upgrade_room(
         }
         outcome => drop(outcome?),
     }
+    carry_names(rooms, old, (&room, &aliases), &upgrade.user_id).await;
     Ok(room)
+}
+
+/// Has the new room go by the names of the old one, as far as they lead to it now. Where that fails, it has
+/// been replaced all the same.
+async fn carry_names(
+    rooms: &Rooms,
+    old: &Room,
+    (room, moved): (&Arc<Room>, &[AliasRow]),
+    user: &UserId,
+) {
+    let head = old.head();
+    let names = head.find_pinned("m.room.canonical_alias");
+    let content = names.and_then(|event| event.event.content_as().ok());
+    let Some(mut content): Option<Map<String, Value>> = content else { return };
+    let leads_there = |name: &Value| moved.iter().any(|row| *name == *row.alias);
+    if content.get("alias").is_some_and(|alias| !leads_there(alias)) {
+        content.remove("alias");
+    }
+    if let Some(Value::Array(others)) = content.get_mut("alt_aliases") {
+        others.retain(leads_there);
+    }
+    let is_empty = |value: &Value| value.as_array().is_some_and(Vec::is_empty);
+    if content.values().all(is_empty) {
+        return;
+    }
+    let content = Value::Object(content);
+    let request = EventRequest::state(user.to_owned(), "m.room.canonical_alias", "", content);
+    if let Err(error) = rooms.append(room, &[request], None).await {
+        tracing::warn!(room.id = %room.room_id, %error, "a new room does not go by its old names");
+    }
 }
 
 fn tombstone(upgrade: &Upgrade, room: &Room) -> EventRequest {

@@ -184,6 +184,8 @@ both_databases! {
             assert_eq!(tombstone["replacement_room"], new.as_str());
             let found = alice.get(&format!("{V3}/directory/room/%23{alias}:hearth.test")).await;
             assert_eq!(found.ok()["room_id"], new.as_str());
+            let names = content("m.room.canonical_alias").await;
+            assert_eq!(names["alias"], format!("#{alias}:hearth.test"));
             let list = format!("{V3}/directory/list/room/{new}");
             assert_eq!(alice.get(&list).await.ok()["visibility"], "public");
             let path = format!("{V3}/rooms/{old}/send/m.room.message/1");
