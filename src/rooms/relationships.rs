@@ -86,7 +86,8 @@ impl Rooms {
         let mut waiting = VecDeque::from([(start, 0)]);
         while let Some((event, depth)) = waiting.pop_front() {
             walk.meet(&mut known, Arc::clone(&event), request.limit);
-            if depth == request.depth_max || walk.is_limited {
+            let is_full = walk.is_limited && walk.events.len() == request.limit;
+            if depth == request.depth_max || is_full {
                 continue;
             }
             let next: Vec<Arc<StoredEvent>> = match request.is_upwards {
