@@ -194,6 +194,8 @@ impl App {
         self.tasks.spawn(self.delayed_events.clone().run(self.shutdown.clone()));
         let (retention, shutdown) = (self.rooms.clone().run_retention(), self.shutdown.clone());
         self.tasks.spawn(async move { shutdown.run_until_cancelled(retention).await });
+        let (sticky, shutdown) = (self.rooms.clone().run_sticky(), self.shutdown.clone());
+        self.tasks.spawn(async move { shutdown.run_until_cancelled(sticky).await });
         let checkpoints = run_checkpoints(Arc::new(self.database.clone()), CHECKPOINT_PAUSE);
         let shutdown = self.shutdown.clone();
         self.tasks.spawn(async move {

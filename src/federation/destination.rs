@@ -115,6 +115,20 @@ impl DestinationState {
         }
     }
 
+    /// The rooms of which something was dropped and that the next `max` events are of.
+    pub fn list_behind(&self, max: usize) -> Vec<RoomNid> {
+        self.missed.keys().take(max).copied().collect()
+    }
+
+    /// Adds events before the others, in this order, as far as they do not wait already.
+    pub fn push_first(&mut self, events: Vec<Pending>) {
+        for pending in events.into_iter().rev() {
+            if !self.queue.contains(&pending) {
+                self.queue.push_front(pending);
+            }
+        }
+    }
+
     /// Notes the latest event of a room that the server missed.
     pub fn miss(&mut self, pending: Pending) {
         self.missed.insert(pending.room, pending);
@@ -300,6 +314,20 @@ mod tests {
         let missed = state.list_missed();
         assert_eq!(missed.len(), 1);
         assert_eq!(missed[0].position, 2000);
+    }
+
+    #[test]
+    fn what_sticks_to_a_room_that_fell_behind_goes_first() {
+        let mut state = DestinationState::default();
+        state.miss(pending(7, 9));
+        (10..=12).for_each(|position| state.push(pending(8, position)));
+        assert_eq!(state.list_behind(50), [RoomNid(7)]);
+        state.push_first(vec![pending(7, 3), pending(7, 5)]);
+        // Once is enough.
+        state.push_first(vec![pending(7, 3)]);
+        let taken: Vec<_> = state.take_events(50).iter().map(|p| p.position).collect();
+        assert_eq!(taken, [9, 3, 5, 10, 11, 12]);
+        assert!(state.list_behind(50).is_empty());
     }
 
     #[test]

@@ -95,6 +95,7 @@ impl Federation {
             depth: known.depth().saturating_add(1),
             origin_server_ts: self.clock().now_ms().cast_signed(),
             redacts: None,
+            sticky_ms: None,
             opaque_names,
         };
         let key = &self.peers().signing_key();

@@ -23,7 +23,10 @@ use crate::{
     encryption::Encryption,
     ephemeral::Presence,
     protocol::membership::Membership,
-    rooms::{Acceptance, AcceptanceHook, Accepted, EventRequest, MEMBER, Room, Rooms, StoredEvent},
+    rooms::{
+        Acceptance, AcceptanceHook, Accepted, EventRequest, MEMBER, Room, Rooms, StickyEvent,
+        StoredEvent,
+    },
     storage::{StorageError, WriteTx, destinations::OutboxCursor},
 };
 
@@ -52,10 +55,17 @@ pub(super) struct Inner {
     pub is_restored: AtomicBool,
     /// Whether other servers are talked with at all.
     is_enabled: bool,
-    feed: mpsc::UnboundedSender<Departure>,
-    arrivals: Mutex<Option<mpsc::UnboundedReceiver<Departure>>>,
+    feed: mpsc::UnboundedSender<Task>,
+    arrivals: Mutex<Option<mpsc::UnboundedReceiver<Task>>>,
     pub tasks: TaskTracker,
     pub shutdown: CancellationToken,
+}
+
+/// Something that happened in a room and concerns other servers.
+enum Task {
+    Depart(Departure),
+    /// A server has come in.
+    Welcome(Arc<Room>, OwnedServerName),
 }
 
 /// An event that other servers should have.
@@ -124,7 +134,7 @@ impl Outbox {
             except: Some(except.to_owned()),
         };
         // Only a server that stops has nobody to take it.
-        let _ = self.0.feed.send(departure);
+        let _ = self.0.feed.send(Task::Depart(departure));
         Ok(())
     }
 
@@ -195,8 +205,9 @@ impl Outbox {
         let Some(mut arrivals) = self.0.arrivals.lock().take() else { return };
         loop {
             tokio::select! {
-                departure = arrivals.recv() => match departure {
-                    Some(departure) => self.dispatch(departure).await,
+                task = arrivals.recv() => match task {
+                    Some(Task::Depart(departure)) => self.dispatch(departure).await,
+                    Some(Task::Welcome(room, server)) => self.welcome(&room, &server).await,
                     None => return,
                 },
                 () = self.0.shutdown.cancelled() => return,
@@ -224,6 +235,30 @@ impl Outbox {
         if departure.position > cursor.position {
             *cursor = OutboxCursor { position: departure.position, event: event.nid };
         }
+    }
+
+    /// "When a new server joins the room, existing servers MUST attempt to push all of their own sticky
+    /// events" (MSC4354).
+    async fn welcome(&self, room: &Arc<Room>, server: &ServerName) {
+        match self.list_sticky(room).await {
+            Ok(sticky) => {
+                for pending in sticky {
+                    self.give(server, |state| state.push(pending));
+                }
+            }
+            Err(error) => tracing::warn!(%error, "a new server gets no sticky events"),
+        }
+    }
+
+    /// What sticks to a room of what this server's users have sent.
+    pub(super) async fn list_sticky(&self, room: &Arc<Room>) -> Result<Vec<Pending>, StorageError> {
+        let sticky = self.0.rooms.list_own_sticky(room).await?;
+        let pending = |(sticky, event): (StickyEvent, Arc<StoredEvent>)| Pending {
+            room: room.nid,
+            event: event.nid,
+            position: sticky.position,
+        };
+        Ok(sticky.into_iter().map(pending).collect())
     }
 
     /// Dispatches an event that was committed before the server stopped the last time.
@@ -321,7 +356,18 @@ impl Acceptance for Leaving {
             let feed = self.outbox.0.feed.clone();
             tx.after_publish(move |committed| {
                 let position = committed.position(offset);
-                let _ = feed.send(Departure { room, event, position, before, except: None });
+                let departure = Departure { room, event, position, before, except: None };
+                let _ = feed.send(Task::Depart(departure));
+            });
+        }
+        let joined = accepted.joined.iter().map(|(user, _)| user.server_name());
+        let is_new = |server: &&ServerName| !self.before.iter().any(|known| known == *server);
+        let newcomers: BTreeSet<OwnedServerName> =
+            joined.filter(is_new).map(ToOwned::to_owned).collect();
+        for server in newcomers {
+            let (room, feed) = (Arc::clone(accepted.room), self.outbox.0.feed.clone());
+            tx.after_publish(move |_| {
+                let _ = feed.send(Task::Welcome(room, server));
             });
         }
     }

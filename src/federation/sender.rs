@@ -162,6 +162,7 @@ impl Outbox {
             json.push('}');
             serde_json::from_str(&json).ok()
         };
+        self.add_sticky(destination).await?;
         let (pending, updates, mut edus) = {
             let mut state = destination.state.lock();
             let updates = state.take_device_updates(DEVICE_UPDATES_MAX);
@@ -200,6 +201,17 @@ impl Outbox {
         self.0.rooms.writer().commit(tx).await?;
         destination.state.lock().let_go();
         Ok(Some(transaction))
+    }
+
+    /// Adds what sticks to the rooms of which the server missed something: "large volumes of events to send
+    /// MUST NOT cause the sticky event to be dropped from the send queue" (MSC4354).
+    async fn add_sticky(&self, destination: &Destination) -> Result<(), StorageError> {
+        let behind = destination.state.lock().list_behind(PDUS_MAX);
+        for room in self.0.rooms.load_all(&behind).await? {
+            let sticky = self.list_sticky(&room).await?;
+            destination.state.lock().push_first(sticky);
+        }
+        Ok(())
     }
 
     async fn describe_updates(

@@ -91,7 +91,8 @@ impl Media {
         }
     }
 
-    async fn evict(&self, doomed: Vec<RemoteMediaRow>) -> Result<(), EvictError> {
+    /// Deletes contents that nobody of this server has uploaded.
+    pub(super) async fn evict(&self, doomed: Vec<RemoteMediaRow>) -> Result<(), EvictError> {
         // An upload of the same content would find the file, and commit its row when that is gone.
         let _alone = self.placing.write().await;
         let hashes: Vec<_> = doomed.iter().map(|row| ContentHash(row.content_hash)).collect();

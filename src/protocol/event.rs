@@ -20,6 +20,9 @@ use super::{
     room_version::RoomRules,
 };
 
+/// The longest time for which an event is sticky, milliseconds (MSC4354: "1 hour").
+pub const STICKY_MS_MAX: u32 = 3_600_000;
+
 /// A persistent data unit. Passed around as `Arc<Event>`.
 ///
 /// All its text lies in one allocation: the canonical JSON, followed by what is not a plain slice of it
@@ -39,6 +42,7 @@ pub struct Event {
     prev_events_count: u32,
     depth: i64,
     origin_server_ts: i64,
+    sticky_ms: Option<u32>,
     room_id_implied: bool,
     /// What an `m.room.power_levels` event says, read when first asked for: every event of a room is judged
     /// by it, and it may name thousands of users.
@@ -113,6 +117,7 @@ impl Event {
             prev_events_count,
             depth: skeleton.depth,
             origin_server_ts: skeleton.origin_server_ts,
+            sticky_ms: skeleton.msc4354_sticky.and_then(read_sticky_ms),
             json_length: json.len() as u32,
             text: layout.text.into_boxed_str(),
         };
@@ -181,6 +186,12 @@ impl Event {
     /// Milliseconds since the Unix epoch, as the origin claims.
     pub fn origin_server_ts(&self) -> i64 {
         self.origin_server_ts
+    }
+
+    /// For how long every client is to get the event, milliseconds (MSC4354); None for one that is not
+    /// sticky.
+    pub fn sticky_ms(&self) -> Option<u32> {
+        self.sticky_ms
     }
 
     /// The event that this redaction names, from where the room version puts it. `None` for other events.
@@ -279,6 +290,8 @@ struct Skeleton<'a> {
     prev_events: Vec<Link<'a>>,
     #[serde(borrow)]
     auth_events: Vec<Link<'a>>,
+    #[serde(borrow)]
+    msc4354_sticky: Option<&'a RawValue>,
     depth: i64,
     origin_server_ts: i64,
 }
@@ -316,6 +329,14 @@ impl<'de> Visitor<'de> for LinkVisitor {
 #[derive(Deserialize)]
 struct RedactionContent {
     redacts: Option<Value>,
+}
+
+/// "The presence of `sticky.duration_ms` with a valid value makes the event sticky"; it lasts no longer than
+/// [`STICKY_MS_MAX`] (MSC4354).
+fn read_sticky_ms(sticky: &RawValue) -> Option<u32> {
+    let sticky: Value = serde_json::from_str(sticky.get()).ok()?;
+    let duration_ms = sticky.get("duration_ms")?.as_u64()?;
+    Some(u32::try_from(duration_ms).map_or(STICKY_MS_MAX, |ms| ms.min(STICKY_MS_MAX)))
 }
 
 /// The text of an event while it is being laid out.

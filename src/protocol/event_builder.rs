@@ -38,6 +38,8 @@ pub struct EventDraft {
     pub origin_server_ts: i64,
     /// For `m.room.redaction`: the event to redact. Goes where the room version wants it.
     pub redacts: Option<OwnedEventId>,
+    /// For how long every client is to get the event (MSC4354), milliseconds.
+    pub sticky_ms: Option<u32>,
     /// Versions 1 and 2 only.
     pub opaque_names: Option<OpaqueNames>,
 }
@@ -287,6 +289,10 @@ impl<'a> Fields<'a> {
         if extent != Extent::Hashed {
             text.push_str(r#","hashes":"#);
             text.push_str(&self.hashes);
+        }
+        if let Some(sticky_ms) = draft.sticky_ms.filter(|_| extent != Extent::Redacted) {
+            append_number(&mut text, r#","msc4354_sticky":{"duration_ms":"#, sticky_ms.into());
+            text.push('}');
         }
         append_number(&mut text, r#","origin_server_ts":"#, draft.origin_server_ts);
         text.push_str(r#","prev_events":"#);

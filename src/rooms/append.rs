@@ -47,6 +47,8 @@ pub struct EventRequest {
     pub timestamp_ms: Option<u64>,
     /// The client's transaction, which makes the request idempotent.
     pub sent_by: Option<SentBy>,
+    /// For how long every client is to get the event (MSC4354), milliseconds.
+    pub sticky_ms: Option<u32>,
 }
 
 impl EventRequest {
@@ -66,6 +68,7 @@ impl EventRequest {
             by_administrator: false,
             timestamp_ms: None,
             sent_by: None,
+            sticky_ms: None,
         }
     }
 

@@ -315,6 +315,7 @@ impl<'a> Attempt<'a> {
             depth: (self.head.depth + 1).min(INTEGER_MAX),
             origin_server_ts: now_ms.cast_signed(),
             redacts: request.redacts.clone(),
+            sticky_ms: request.sticky_ms,
             opaque_names: self.opaque_names(prev_events, auth_events),
         }
     }
@@ -414,6 +415,7 @@ impl<'a> Attempt<'a> {
             event,
         }));
         write_event(&mut self.tx, &stored, Place::Live(position), admission.is_stored);
+        self.engine.stick(&mut self.tx, (self.room_nid, stored.nid), &stored.event, Some(position));
         if self.head.partial.is_some() {
             storage::partial_rooms::insert_event(&mut self.tx, self.room_nid, stored.nid, position);
         }

@@ -26,6 +26,8 @@ pub struct EventView<'a> {
     pub prev_is_hidden: bool,
     /// `m.relations` as JSON (see `bundle`).
     pub relations: Option<&'a str>,
+    /// How many milliseconds the event is sticky yet (MSC4354).
+    pub sticky_ttl_ms: Option<u64>,
 }
 
 /// Appends an event in client format.
@@ -36,6 +38,10 @@ pub fn write_client_event(out: &mut String, stored: &StoredEvent, view: &EventVi
     out.push_str(r#"{"content":"#);
     write_content(out, event.content_json(), redacts.as_ref());
     write_field(out, r#","event_id":"#, event.event_id().as_str());
+    if let Some(sticky_ms) = event.sticky_ms() {
+        write_number(out, r#","msc4354_sticky":{"duration_ms":"#, i64::from(sticky_ms));
+        out.push('}');
+    }
     write_number(out, r#","origin_server_ts":"#, event.origin_server_ts());
     if let Some(redacts) = &redacts {
         write_field(out, r#","redacts":"#, redacts.target.as_str());
@@ -143,6 +149,9 @@ fn write_unsigned(out: &mut String, stored: &StoredEvent, view: &EventView<'_>) 
         let EventView { user_id, device_id, now_ms, with_room_id, .. } = *view;
         let view = EventView { user_id, device_id, now_ms, with_room_id, ..EventView::default() };
         write_client_event(out, redaction, &view);
+    }
+    if let Some(ttl_ms) = view.sticky_ttl_ms {
+        write_number(out, r#","msc4354_sticky_duration_ttl_ms":"#, ttl_ms.cast_signed());
     }
     if let (Some(user_id), Some(device_id)) = (view.user_id, view.device_id)
         && stored.event.sender() == user_id

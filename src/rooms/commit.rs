@@ -74,8 +74,13 @@ impl Attempt<'_> {
         tx.after_failure(move || engine.take_back(&failed_room, &failed_events));
         let woken: Vec<_> = applied.memberships.iter().map(|(user, ..)| user.clone()).collect();
         tx.after_commit(move |committed| applied.apply(committed));
+        let is_state_changed =
+            forked.is_some() || self.events.iter().any(|event| event.event.is_state());
         let (engine, room) = (Arc::clone(self.engine), Arc::clone(room));
         tx.after_publish(move |_| {
+            if is_state_changed {
+                engine.sticky.note_change(room.nid);
+            }
             room.wake_listeners();
             woken.iter().for_each(|user| engine.notifier.wake(user));
         });

@@ -81,15 +81,17 @@ impl Rooms {
         self.write_placed(room, placed, (flag, Place::Nowhere), tx).await.map(drop)
     }
 
-    /// Keeps an event that came after one that names it: in the timeline, but in no sync.
+    /// Keeps an event that came after one that names it: in the timeline, but in no sync unless it is
+    /// sticky.
     pub(super) async fn store_late(
         &self,
-        room: &Room,
+        room: &Arc<Room>,
         placed: &Placed,
         ordering: i64,
     ) -> Result<(), StorageError> {
         let mut tx = WriteTx::new();
         placed.note_arrival(room.nid, &mut tx);
+        self.0.stick_late(&mut tx, (room, placed.nid), &placed.event);
         let mut redacted = None;
         if let Some(target) = &placed.redacts {
             redacted = self.redact_late(room, placed, target, &mut tx).await?;
@@ -292,5 +294,6 @@ pub(super) fn request_of(event: &Event, redacts: Option<OwnedEventId>) -> EventR
         by_administrator: false,
         timestamp_ms: None,
         sent_by: None,
+        sticky_ms: event.sticky_ms(),
     }
 }

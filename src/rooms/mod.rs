@@ -56,6 +56,7 @@ mod servers;
 mod source;
 mod state;
 mod state_keys;
+mod sticky;
 mod summary;
 mod timeline;
 mod token;
@@ -101,6 +102,7 @@ pub use source::{
 };
 pub use state::State;
 pub use state_keys::{MEMBER, StateKey, StateKeys};
+pub use sticky::StickyEvent;
 pub use summary::relation_of;
 pub use timeline::{TimelinePart, ordering_of_position, position_of_ordering};
 pub use token::PageToken;

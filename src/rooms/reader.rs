@@ -127,11 +127,14 @@ impl Rooms {
             Some(prev) => !viewer.sees(prev).await?,
             None => false,
         };
+        // What has no place in the room was at no moment of it.
+        let is_placed = event.ordering() != 0 || event.event.sticky_ms().is_none();
         let view = EventView {
-            membership: Some(line.at(event).await?),
+            membership: if is_placed { Some(line.at(event).await?) } else { None },
             prev: prev.as_deref(),
             prev_is_hidden,
             relations: bundles.get(&event.nid).map(String::as_str),
+            sticky_ttl_ms: self.sticky_ttl_ms(event, reader.now_ms),
             ..reader.view()
         };
         write_client_event(out, event, &view);

@@ -172,6 +172,7 @@ impl Rooms {
                 Err(AppendError::Rejected(rejection)) => {
                     let verdict = Verdict::SoftFailed(rejection.to_string());
                     self.store_hidden(room, &placed, &verdict).await?;
+                    self.stick_hidden(room, (placed.nid, &placed.event)).await?;
                     return Ok(Taking::Done(verdict));
                 }
                 // What was before it in the queue was lost.

@@ -26,6 +26,7 @@ use super::{
     source::EventSource,
     state::{State, StateMap},
     state_keys::StateKeys,
+    sticky::StickyEvents,
     transactions::Transactions,
     user_rooms::AllUserRooms,
 };
@@ -80,6 +81,8 @@ pub(super) struct Engine {
     pub closures: Closures,
     /// Rooms whose state is not whole, or was not.
     pub partial: PartialRooms,
+    /// Events that clients get wherever they lie.
+    pub sticky: StickyEvents,
     rooms: Registry,
     states: Cache<StateNid, Arc<State>, StateWeighter>,
     /// What states resolved to, by their snapshots.
@@ -134,6 +137,7 @@ impl Rooms {
             erasures: Erasures::load(&database).await?,
             closures: Closures::load(&database).await?,
             partial: PartialRooms::load(&database).await?,
+            sticky: StickyEvents::load(&database, clock.now_ms()).await?,
             signing_key: OwnKey::load(&database, signing_key).await?,
             rooms: Registry {
                 strong: Cache::with_weighter(1024, share(20), NotedWeighter),
@@ -309,6 +313,7 @@ impl Engine {
         self.rooms.strong.remove(&room.nid);
         self.rooms.known.lock().remove(&room.nid);
         self.partial.forget(room.nid);
+        self.sticky.forget_room(room.nid);
     }
 
     /// Reads a room into memory. Of two that read it at once the first one wins: what the row

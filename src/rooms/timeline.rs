@@ -8,7 +8,7 @@ use super::{
     room::{RECENT_EVENTS_MAX, Room},
     state::State,
 };
-use crate::storage::{self, EventNid, ORDERING_STEP, StateKeyNid, StorageError, events::flags};
+use crate::storage::{self, EventNid, ORDERING_STEP, StateKeyNid, StorageError};
 
 /// Events of a room, oldest first.
 pub struct TimelinePart {
@@ -152,7 +152,7 @@ impl Rooms {
         }
     }
 
-    /// The event with this ID, if it belongs to the room and was accepted.
+    /// The event with this ID, if it belongs to the room and was accepted, or sticks to it.
     pub async fn find_event(
         &self,
         room: &Room,
@@ -162,7 +162,8 @@ impl Rooms {
             return Ok(None);
         };
         let event = self.load_of_room(room, nid).await?;
-        Ok(event.filter(|event| event.flags & flags::HIDDEN == 0))
+        let is_shown = |event: &Arc<StoredEvent>| !event.is_hidden() || self.is_shown_sticky(event);
+        Ok(event.filter(is_shown))
     }
 
     /// The room of an event that this server has.

@@ -20,6 +20,8 @@ pub struct DelayedEventRow {
     pub event_id: Option<String>,
     /// A standard error response, as JSON.
     pub error: Option<String>,
+    /// For how long the event is sticky when it is sent.
+    pub sticky_ms: Option<i64>,
 }
 
 type Columns = (
@@ -35,6 +37,7 @@ type Columns = (
     Option<i64>,
     Option<String>,
     Option<String>,
+    Option<i64>,
 );
 
 /// A query for whole rows.
@@ -42,7 +45,7 @@ macro_rules! select {
     ($rest:literal) => {
         concat!(
             "SELECT delay_id, user_id, room_id, kind, state_key, content, delay_ms, scheduled_ms,
-                send_ms, finalised_ms, event_id, error FROM delayed_events ",
+                send_ms, finalised_ms, event_id, error, sticky_ms FROM delayed_events ",
             $rest
         )
     };
@@ -55,8 +58,8 @@ pub async fn insert(
     request: Option<&str>,
 ) -> Result<(), StorageError> {
     let sql = "INSERT INTO delayed_events (delay_id, user_id, room_id, kind, state_key, content,
-            delay_ms, scheduled_ms, send_ms, request)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
+            delay_ms, scheduled_ms, send_ms, request, sticky_ms)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
     let params = params![
         &row.delay_id,
         &row.user_id,
@@ -68,6 +71,7 @@ pub async fn insert(
         row.scheduled_ms,
         row.send_ms,
         request,
+        row.sticky_ms,
     ];
     tx.execute(sql, &params).await.map(drop)
 }
@@ -187,6 +191,7 @@ impl From<Columns> for DelayedEventRow {
             finalised_ms: columns.9,
             event_id: columns.10,
             error: columns.11,
+            sticky_ms: columns.12,
         }
     }
 }

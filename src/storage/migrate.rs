@@ -59,6 +59,7 @@ const MIGRATIONS: &[Migration] = migrations![
     "0022_care",
     "0023_devices",
     "0024_push_progress",
+    "0026_sticky_events",
 ];
 
 /// Applies what is missing, each migration in a transaction of its own; returns the names of

@@ -54,6 +54,7 @@ pub mod sliding;
 pub mod snapshots;
 pub mod state_keys;
 pub mod status_messages;
+pub mod sticky_events;
 
 pub use batch::{Committed, Statement, WriteTx};
 pub use database::{Database, StoredRow, WriteTransaction};

@@ -4,7 +4,7 @@ use super::{RoomNid, StorageError, WriteTransaction};
 use crate::params;
 
 /// Those that name events of the room come before the events.
-const DELETIONS: [&str; 31] = [
+const DELETIONS: [&str; 32] = [
     "DELETE FROM transactions WHERE event_nid IN (SELECT nid FROM events WHERE room_nid = $1)",
     "DELETE FROM redactions WHERE event_nid IN (SELECT nid FROM events WHERE room_nid = $1)",
     "DELETE FROM event_keys WHERE event_key IN
@@ -32,6 +32,7 @@ const DELETIONS: [&str; 31] = [
     "DELETE FROM thread_subscriptions WHERE room_nid = $1",
     "DELETE FROM destination_rooms WHERE room_nid = $1",
     "DELETE FROM sliding_rooms WHERE room_nid = $1",
+    "DELETE FROM sticky_events WHERE room_nid = $1",
     "DELETE FROM search_terms WHERE room_nid = $1",
     "DELETE FROM search_cursors WHERE room_nid = $1",
     "DELETE FROM aliases WHERE room_nid = $1",

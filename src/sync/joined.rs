@@ -81,7 +81,8 @@ impl Answer<'_> {
                     && (room.activity() > self.since
                         || self.parts.ephemeral.room_epoch(room) > volatile
                         || rooms.activity() > self.since)
-                || data.has_room(room);
+                || data.has_room(room)
+                || self.sticky.has_room(room.nid);
             // Other devices hear that the user has left, even if the room was forgotten at once.
             let is_told = !place.forgotten || self.since > 0 && place.position > self.since;
             if may_have_news && is_told && filter.takes_room(&room.room_id) {
@@ -144,6 +145,7 @@ impl Answer<'_> {
         let range = StateRange { is_full, since, upto, timeline: &timeline };
         let heroes = self.write_summary(out, &viewer, &range).await?;
         self.write_state(out, &viewer, &range, &heroes).await?;
+        self.write_sticky(out, &viewer, is_new && self.since > 0, &timeline).await?;
         self.write_ephemeral(out, place, is_new).await?;
         self.write_room_account_data(out, room, data);
         let is_empty = out.len() == start;

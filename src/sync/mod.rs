@@ -10,6 +10,7 @@ mod lazy_members;
 mod left;
 mod room_state;
 pub mod sliding;
+mod sticky;
 mod summary;
 mod timeline;
 mod to_device;
@@ -22,6 +23,7 @@ use filter::KnownFilters;
 pub use filter::SyncFilter;
 use lazy_members::SentMembers;
 use ruma::OwnedUserId;
+use sticky::StickyNews;
 pub use token::SyncToken;
 
 use crate::{
@@ -101,6 +103,7 @@ struct Answer<'a> {
     upto: i64,
     now_ms: u64,
     ignored_users: Arc<std::collections::HashSet<OwnedUserId>>,
+    sticky: StickyNews,
 }
 
 /// A list in JSON: writes the commas.

@@ -118,7 +118,7 @@ impl Answer<'_> {
 
     /// Messages of ignored users are left out; state is not (client-server API, "Ignoring
     /// users").
-    fn is_ignored(&self, event: &StoredEvent) -> bool {
+    pub(super) fn is_ignored(&self, event: &StoredEvent) -> bool {
         !self.ignored_users.is_empty()
             && !event.event.is_state()
             && self.ignored_users.contains(event.event.sender())

@@ -7,7 +7,7 @@ use ruma::UserId;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::{Answer, Result, Sync, SyncRequest, SyncToken};
+use super::{Answer, Result, StickyNews, Sync, SyncRequest, SyncToken};
 use crate::rooms::UserRooms;
 
 /// The first allocation for an answer; most hold one event.
@@ -53,7 +53,8 @@ impl Sync {
         };
         let mut has_news = user_rooms.activity() > since.position
             || self.0.ephemeral.epoch() > since.volatile
-            || since.to_device < since.position;
+            || since.to_device < since.position
+            || since.sticky < since.position;
         user_rooms.for_each(|place| {
             has_news |= place.room.activity() > since.position;
         });
@@ -66,6 +67,7 @@ impl Sync {
         let volatile = parts.ephemeral.epoch();
         let upto = parts.rooms.writer().position();
         let since = request.since.map_or(0, |token| token.position);
+        let sticky_since = request.since.map_or(0, |token| token.sticky);
         let answer = Answer {
             parts,
             request,
@@ -74,10 +76,12 @@ impl Sync {
             upto: upto.max(since.min(upto)),
             now_ms: parts.rooms.clock().now_ms(),
             ignored_users: self.ignored_users(&request.user_id).await?,
+            sticky: StickyNews::find(&parts.rooms, rooms, (sticky_since, upto)),
         };
         let mut out = String::with_capacity(first_capacity(request, rooms));
         let messages = answer.load_messages().await?;
-        let token = SyncToken { position: upto, volatile, to_device: messages.upto };
+        let (to_device, sticky) = (messages.upto, answer.sticky.upto);
+        let token = SyncToken { position: upto, volatile, to_device, sticky };
         out.push_str("{\"next_batch\":\"");
         out.push_str(&token.to_string());
         out.push('"');
@@ -85,7 +89,7 @@ impl Sync {
         answer.write(&mut out, rooms).await?;
         answer.write_messages(&mut out, &messages);
         answer.write_device_lists(&mut out, rooms).await?;
-        let is_empty = out.len() == head && messages.upto == upto;
+        let is_empty = out.len() == head && messages.upto == upto && sticky == upto;
         answer.write_key_counts(&mut out).await?;
         out.push('}');
         Ok((out, is_empty))

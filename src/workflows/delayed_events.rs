@@ -49,6 +49,8 @@ pub struct NewDelayedEvent {
     /// A JSON object.
     pub content: String,
     pub delay_ms: u64,
+    /// For how long the event is sticky when it is sent (MSC4354), milliseconds.
+    pub sticky_ms: Option<u32>,
     /// The client's transaction, by its device and ID; the same one again adds nothing.
     pub request: Option<String>,
 }
@@ -122,6 +124,7 @@ impl DelayedEvents {
             finalised_ms: None,
             event_id: None,
             error: None,
+            sticky_ms: new.sticky_ms.map(i64::from),
         };
         let request = new.request;
         let scheduled: Result<String, DelayedEventError> = self
@@ -334,6 +337,7 @@ impl DelayedEvents {
             None => EventRequest::message(user, &row.kind, content),
         };
         request.sent_by = Some(sent_by);
+        request.sticky_ms = row.sticky_ms.and_then(|ms| u32::try_from(ms).ok());
         match request.state_key {
             Some(_) => rooms.check_state(&room, &request, self.0.state_events_max).await?,
             None => rooms.check_message(&room, &mut request).await?,

@@ -161,6 +161,7 @@ impl Branch {
             depth: self.depth + 1,
             origin_server_ts: now,
             redacts: None,
+            sticky_ms: None,
             opaque_names: None,
         };
         let keys = list_auth_event_keys(self.rules, &draft);

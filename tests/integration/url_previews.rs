@@ -220,6 +220,35 @@ both_databases! {
         assert_eq!(web.count(), 2);
     }
 
+    async fn pictures_go_when_no_preview_shows_them(backend: Backend) {
+        const HOUR_MS: u64 = 60 * 60 * 1000;
+        let clock = Clock::scripted(1_700_000_000_000, 1);
+        let server = Server::start_at(backend, clock.clone(), open).await;
+        let alice = server.register("alice").await;
+        let web = Web::start().await;
+        let article = format!("{}/article", web.url);
+        let shown = preview(&alice, &article).await.ok();
+        let place = shown["og:image"].as_str().unwrap().strip_prefix("mxc://").unwrap().to_owned();
+        let picture = format!("/_matrix/client/v1/media/download/{place}");
+        let status = async || {
+            let request = alice.request(reqwest::Method::GET, &picture);
+            request.send().await.unwrap().status()
+        };
+        clock.advance_ms(4 * HOUR_MS);
+        // The film shows the same picture, and for longer.
+        preview(&alice, &format!("{}/little", web.url)).await.ok();
+        clock.advance_ms(4 * HOUR_MS);
+        server.app.url_previews.expire().await.unwrap();
+        assert_eq!(status().await, 200);
+        clock.advance_ms(3 * HOUR_MS);
+        server.app.url_previews.expire().await.unwrap();
+        assert_eq!(status().await, 404);
+        // Whoever asks again gets it again.
+        assert_eq!(preview(&alice, &article).await.ok(), shown);
+        assert_eq!(status().await, 200);
+        server.stop().await;
+    }
+
     async fn crowd_has_a_page_fetched_once(backend: Backend) {
         let (_server, alice, web) = start(backend).await;
         let url = format!("{}/plain", web.url);

@@ -53,6 +53,7 @@ fn draft(version: RoomVersion, kind: &str, state_key: Option<&str>, content: Val
         depth: 12,
         origin_server_ts: 1_700_000_000_123,
         redacts: None,
+        sticky_ms: None,
         opaque_names: version.rules().has_event_id_field().then(|| OpaqueNames {
             opaque_id: "opaque".to_owned(),
             reference_hashes: links.iter().map(|id| (id.clone(), "aGFzaA".to_owned())).collect(),

@@ -299,6 +299,7 @@ impl Graph {
             // Clocks are neither exact nor equal, and ties must be broken too.
             origin_server_ts: 1_700_000_000_000 + (self.made / 4 + dice.roll(4)) as i64,
             redacts: deed.redacts,
+            sticky_ms: None,
             opaque_names: None,
         };
         let view = View { state, events: &self.events };

@@ -156,6 +156,7 @@ impl LargeRoom {
             depth: self.ids.len() as i64 + 1,
             origin_server_ts: 1_700_000_000_000 + self.ids.len() as i64,
             redacts: None,
+            sticky_ms: None,
             opaque_names: None,
         };
         let cited: Vec<u32> = list_auth_event_keys(self.rules(), &draft)

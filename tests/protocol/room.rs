@@ -114,6 +114,7 @@ impl Room {
             depth: self.counter,
             origin_server_ts: 1_700_000_000_000 + self.counter,
             redacts: None,
+            sticky_ms: None,
             opaque_names: None,
         }
     }

@@ -19,14 +19,6 @@ use crate::{
     workflows::delayed_events::{DELAY_ID_LENGTH, DelayedEventError, NewDelayedEvent},
 };
 
-/// The query of `/send` and `/state`.
-#[derive(Debug, Default, Deserialize)]
-pub struct DelayQuery {
-    /// Milliseconds after which the event is sent.
-    #[serde(rename = "org.matrix.msc4140.delay")]
-    pub delay_ms: Option<u64>,
-}
-
 /// What shall become of an event.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -58,7 +50,7 @@ pub async fn schedule(
     JsonBody(body): JsonBody<ScheduleBody>,
 ) -> MatrixResult<Json<Value>> {
     let event = (kind, body.state_key, body.content);
-    delay(&app, &session, &room_id, event, body.delay_ms, Some(&transaction_id)).await
+    delay(&app, &session, &room_id, event, (body.delay_ms, None), Some(&transaction_id)).await
 }
 
 /// `GET …/delayed_events`
@@ -102,13 +94,14 @@ pub async fn act_by_body(
     perform(&app, address, &delay_id, body.action).await
 }
 
-/// Has an event (type, state key, content) of a room that the user is in sent later.
+/// Has an event (type, state key, content) of a room that the user is in sent later, to be sticky for a
+/// while from then on if asked to.
 pub async fn delay(
     app: &App,
     session: &Session,
     room_id: &str,
     (kind, state_key, content): (String, Option<String>, Map<String, Value>),
-    delay_ms: u64,
+    (delay_ms, sticky_ms): (u64, Option<u32>),
     transaction_id: Option<&str>,
 ) -> MatrixResult<Json<Value>> {
     app.rate_limits.take(Action::Message, session, app.clock.now_ms())?;
@@ -124,6 +117,7 @@ pub async fn delay(
         state_key,
         content: Value::Object(content).to_string(),
         delay_ms,
+        sticky_ms,
         request: transaction_id.map(named),
         kind,
     };

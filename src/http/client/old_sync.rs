@@ -177,7 +177,7 @@ pub async fn get_event(
 fn current_token(app: &App) -> SyncToken {
     let volatile = app.ephemeral.epoch();
     let position = app.writer.position();
-    SyncToken { position, volatile, to_device: position }
+    SyncToken { position, volatile, to_device: position, sticky: position }
 }
 
 fn limit_of(limit: Option<usize>) -> usize {

@@ -9,10 +9,11 @@ use axum::{
 };
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use ruma::OwnedEventId;
+use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::{
-    delayed_events::{self, DelayQuery},
+    delayed_events,
     room_paths::{find_joined_room, find_room, parse_event_id, parse_user_id},
     rooms_membership::change_by_state,
 };
@@ -25,7 +26,10 @@ use crate::{
         rate_limit::Action,
         state::{App, AppState},
     },
-    protocol::membership::{MemberContent, Membership},
+    protocol::{
+        event::STICKY_MS_MAX,
+        membership::{MemberContent, Membership},
+    },
     rooms::{AppendError, ContentError, EventRequest, MEMBER, Room, SentBy, StoredEvent},
     workflows::{carry_over::carry_settings_of_members, remove_guests::change_guest_access},
 };
@@ -33,27 +37,51 @@ use crate::{
 /// The largest number in canonical JSON (appendices, "Canonical JSON").
 const TIMESTAMP_MS_MAX: u64 = (1 << 53) - 1;
 
+/// The query of `/send` and `/state`.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+pub struct SendQuery {
+    /// Milliseconds after which the event is sent (MSC4140).
+    #[serde(rename = "org.matrix.msc4140.delay")]
+    delay_ms: Option<u64>,
+    /// For how long every client is to get the event, milliseconds (MSC4354).
+    #[serde(rename = "org.matrix.msc4354.sticky_duration_ms")]
+    sticky_ms: Option<u64>,
+}
+
+impl SendQuery {
+    /// 400 for what is longer than an event may be sticky.
+    fn sticky_ms(self) -> MatrixResult<Option<u32>> {
+        let Some(sticky_ms) = self.sticky_ms else { return Ok(None) };
+        let sticky_ms = u32::try_from(sticky_ms).ok().filter(|ms| *ms <= STICKY_MS_MAX);
+        let message = "An event is sticky for at most an hour.";
+        sticky_ms.map(Some).ok_or_else(|| MatrixError::invalid_param(message))
+    }
+}
+
 /// `PUT /rooms/{roomId}/send/{eventType}/{txnId}`
 pub async fn send_message(
     State(app): State<AppState>,
     session: UserOrGuestSession,
     Path((room_id, kind, transaction_id)): Path<(String, String, String)>,
-    Query(delay): Query<DelayQuery>,
+    Query(query): Query<SendQuery>,
     timestamp: Timestamp,
     MaybeJsonBody(content): MaybeJsonBody<Map<String, Value>>,
 ) -> MatrixResult<Response> {
-    if delay.delay_ms.is_some() && content.is_none() {
+    let sticky_ms = query.sticky_ms()?;
+    if query.delay_ms.is_some() && content.is_none() {
         // Who asks again what became of a request need not say it all again.
         let request = (room_id.as_str(), kind.as_str(), transaction_id.as_str());
         return Ok(delayed_events::find_repeated(&app, &session, request).await?.into_response());
     }
     let content = content.ok_or_else(|| MatrixError::not_json("The body is empty."))?;
-    if let Some(delay_ms) = delay.delay_ms {
+    if let Some(delay_ms) = query.delay_ms {
         let (event, transaction) = ((kind, None, content), Some(transaction_id.as_str()));
-        let delayed = delayed_events::delay(&app, &session, &room_id, event, delay_ms, transaction);
+        let times = (delay_ms, sticky_ms);
+        let delayed = delayed_events::delay(&app, &session, &room_id, event, times, transaction);
         return Ok(delayed.await?.into_response());
     }
     let path = (room_id.as_str(), kind.as_str(), transaction_id);
+    let content = (content, sticky_ms);
     Ok(send_now(&app, (&session.0, timestamp), path, content).await?.into_response())
 }
 
@@ -61,7 +89,7 @@ async fn send_now(
     app: &App,
     (session, timestamp): (&Arc<Session>, Timestamp),
     (room_id, kind, transaction_id): (&str, &str, String),
-    content: Map<String, Value>,
+    (content, sticky_ms): (Map<String, Value>, Option<u32>),
 ) -> MatrixResult<RawJson> {
     app.rate_limits.take(Action::Message, session, app.clock.now_ms())?;
     let room = find_joined_room(app, &session.user_id, room_id).await?;
@@ -74,6 +102,7 @@ async fn send_now(
     let mut request = EventRequest {
         sent_by: Some(sent_by),
         timestamp_ms: timestamp.of(session)?,
+        sticky_ms,
         ..EventRequest::message(session.user_id.clone(), kind, Value::Object(content))
     };
     match app.rooms.check_message(&room, &mut request).await {
@@ -133,12 +162,12 @@ pub async fn put_state(
     State(app): State<AppState>,
     session: UserOrGuestSession,
     Path((room_id, kind, state_key)): Path<(String, String, String)>,
-    Query(delay): Query<DelayQuery>,
+    Query(query): Query<SendQuery>,
     timestamp: Timestamp,
     JsonBody(content): JsonBody<Map<String, Value>>,
 ) -> MatrixResult<Response> {
     let event = (kind, state_key, content);
-    set_state_or_delay(&app, (&session.0, timestamp), &room_id, event, delay).await
+    set_state_or_delay(&app, (&session.0, timestamp), &room_id, event, query).await
 }
 
 /// `PUT /rooms/{roomId}/state/{eventType}`, for an empty state key.
@@ -146,12 +175,12 @@ pub async fn put_state_without_key(
     State(app): State<AppState>,
     session: UserOrGuestSession,
     Path((room_id, kind)): Path<(String, String)>,
-    Query(delay): Query<DelayQuery>,
+    Query(query): Query<SendQuery>,
     timestamp: Timestamp,
     JsonBody(content): JsonBody<Map<String, Value>>,
 ) -> MatrixResult<Response> {
     let event = (kind, String::new(), content);
-    set_state_or_delay(&app, (&session.0, timestamp), &room_id, event, delay).await
+    set_state_or_delay(&app, (&session.0, timestamp), &room_id, event, query).await
 }
 
 async fn set_state_or_delay(
@@ -159,16 +188,21 @@ async fn set_state_or_delay(
     (session, timestamp): (&Arc<Session>, Timestamp),
     room_id: &str,
     (kind, state_key, content): (String, String, Map<String, Value>),
-    delay: DelayQuery,
+    query: SendQuery,
 ) -> MatrixResult<Response> {
-    if let Some(delay_ms) = delay.delay_ms {
+    let sticky_ms = query.sticky_ms()?;
+    if sticky_ms.is_some() && kind == MEMBER {
+        return Err(MatrixError::invalid_param("Memberships are never sticky."));
+    }
+    if let Some(delay_ms) = query.delay_ms {
         let event = (kind, Some(state_key), content);
-        let delayed = delayed_events::delay(app, session, room_id, event, delay_ms, None);
+        let times = (delay_ms, sticky_ms);
+        let delayed = delayed_events::delay(app, session, room_id, event, times, None);
         return Ok(delayed.await?.into_response());
     }
-    Ok(set_state(app, (session, timestamp), room_id, (kind, state_key), content)
-        .await?
-        .into_response())
+    let content = (content, sticky_ms);
+    let set = set_state(app, (session, timestamp), room_id, (kind, state_key), content);
+    Ok(set.await?.into_response())
 }
 
 async fn set_state(
@@ -176,7 +210,7 @@ async fn set_state(
     (session, timestamp): (&Arc<Session>, Timestamp),
     room_id: &str,
     (kind, state_key): (String, String),
-    content: Map<String, Value>,
+    (content, sticky_ms): (Map<String, Value>, Option<u32>),
 ) -> MatrixResult<RawJson> {
     app.rate_limits.take(Action::Message, session, app.clock.now_ms())?;
     let timestamp_ms = timestamp.of(session)?;
@@ -198,6 +232,7 @@ async fn set_state(
     let content = Value::Object(content);
     let request = EventRequest {
         timestamp_ms,
+        sticky_ms,
         ..EventRequest::state(session.user_id.clone(), &kind, &state_key, content)
     };
     app.rooms.check_state(&room, &request, app.config.rooms.state_events_max).await?;
@@ -209,7 +244,8 @@ async fn set_state(
         current.event.sender() == session.user_id
             && current.event.content_as::<Value>().is_ok_and(|c| c == request.content)
     };
-    if let Some(current) = current.filter(is_said_already) {
+    // What is to be sticky is said again.
+    if let Some(current) = current.filter(is_said_already).filter(|_| sticky_ms.is_none()) {
         return Ok(answer(&current));
     }
     if request.kind == "m.room.guest_access" && state_key_is_empty(&request) {

@@ -11,7 +11,7 @@ const VERSIONS: [&str; 20] = [
 ];
 
 /// What clients look for that is not part of a version yet.
-const UNSTABLE_FEATURES: [&str; 13] = [
+const UNSTABLE_FEATURES: [&str; 14] = [
     // MSC3391: account_data.rs
     "org.matrix.msc3391",
     // MSC3874: filters of events
@@ -37,6 +37,8 @@ const UNSTABLE_FEATURES: [&str; 13] = [
     // MSC4306, MSC4308: thread_subscriptions.rs
     "org.matrix.msc4306",
     "org.matrix.msc4308",
+    // MSC4354: send.rs
+    "org.matrix.msc4354",
 ];
 
 /// Lists versions and unstable features.

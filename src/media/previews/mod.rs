@@ -7,6 +7,7 @@ mod oembed;
 mod open_graph;
 mod page;
 mod picture;
+mod picture_expiry;
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,7 +16,7 @@ use tokio::sync::Semaphore;
 use url::Url;
 
 use self::{fetch::FetchError, open_graph::Sources};
-use super::{Media, slots::KeyedSlots};
+use super::{Media, evict::EvictError, slots::KeyedSlots};
 use crate::{
     clock::Clock,
     config::UrlPreviewsConfig,
@@ -116,15 +117,21 @@ impl UrlPreviews {
         let mut interval = tokio::time::interval(EXPIRY_PAUSE);
         loop {
             interval.tick().await;
-            let now_ts = self.clock.now_ms();
-            let deleted: Result<(), StorageError> = self
-                .writer
-                .transact(move |tx| Box::pin(url_previews::delete_expired(tx, now_ts)))
-                .await;
-            if let Err(error) = deleted {
+            if let Err(error) = self.expire().await {
                 tracing::warn!(%error, "expired previews were not deleted");
             }
         }
+    }
+
+    /// Deletes what is believed no more, and pictures that nothing shows any more.
+    pub async fn expire(&self) -> Result<(), EvictError> {
+        let now_ts = self.clock.now_ms();
+        let deleted: Result<(), StorageError> = self
+            .writer
+            .transact(move |tx| Box::pin(url_previews::delete_expired(tx, now_ts)))
+            .await;
+        deleted?;
+        self.media.expire_pictures().await
     }
 
     /// An address that may be asked, without what browsers keep to themselves.

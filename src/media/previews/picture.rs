@@ -9,7 +9,7 @@ use image::{ImageFormat, ImageReader};
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
-use super::UrlPreviews;
+use super::{TIMEOUT, UrlPreviews};
 use crate::{
     media::{
         Media, run_blocking,
@@ -34,7 +34,11 @@ impl UrlPreviews {
     pub(super) async fn keep_picture(&self, bytes: Bytes) -> Map<String, Value> {
         let Some(shape) = inspect(bytes.clone()).await else { return Map::new() };
         let size_bytes = bytes.len();
-        let media_id = match self.media.keep_found(bytes, shape.content_type).await {
+        // The preview that shows it expires a little earlier.
+        let lifetime = self.config.lifetime + TIMEOUT;
+        let expires_ts = self.clock.now_ms().saturating_add(lifetime.as_millis() as u64);
+        let kept = self.media.keep_found(bytes, shape.content_type, expires_ts);
+        let media_id = match kept.await {
             Ok(media_id) => media_id,
             Err(error) => {
                 tracing::warn!(%error, "a picture of a page could not be kept");
@@ -55,14 +59,16 @@ impl UrlPreviews {
 }
 
 impl Media {
-    /// Keeps a content that nobody has uploaded, under an ID that is its hash.
+    /// Keeps a content that nobody has uploaded, under an ID that is its hash, until then at least.
     async fn keep_found(
         self: &Arc<Self>,
         bytes: Bytes,
         content_type: &str,
+        expires_ts: u64,
     ) -> Result<String, UploadError> {
         let media_id = BASE64_URL_SAFE_NO_PAD.encode(Sha256::digest(&bytes));
         let _slot = self.slots.take_media_id(&media_id).await;
+        self.put_picture_off(media_id.clone(), expires_ts).await?;
         if self.find_arrived(&media_id).await?.is_some() {
             return Ok(media_id);
         }

@@ -54,6 +54,7 @@ pub struct Told {
     /// Of how many keys of the device were left.
     pub keys_hash: u64,
     pub thread_subscriptions_upto: i64,
+    pub sticky_upto: i64,
 }
 
 pub type SentRooms = Arc<HashMap<RoomNid, SentRoom>>;

@@ -1,4 +1,5 @@
-//! The section `extensions`: what is not of rooms alone (MSC3959, MSC3960, MSC3961, MSC4508).
+//! The section `extensions`: what is not of rooms alone (MSC3959, MSC3960, MSC3961, MSC4480,
+//! MSC4508).
 
 use super::{
     Answer, News, Result,
@@ -66,6 +67,11 @@ impl Answer<'_> {
         if let Some(wish) = extensions.thread_subscriptions.filter(|one| one.enabled == Some(true))
         {
             self.write_thread_subscriptions(out, rooms, wish, news).await?;
+        }
+        if let Some(wish) =
+            extensions.sticky_events.as_ref().filter(|one| one.enabled == Some(true))
+        {
+            self.write_sticky(out, rooms, (windows, wish), news).await?;
         }
         let mut has_some = out.len() > start;
         // These are there even when they say nothing.

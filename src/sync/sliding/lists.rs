@@ -18,6 +18,8 @@ pub(super) struct Windows {
     /// The lists' names and how many rooms pass their filters.
     pub counts: Vec<(String, usize)>,
     pub rooms: Vec<RoomInView>,
+    /// Rooms that pass the filters of a list, in its range or not, and those that are subscribed to.
+    pub wanted: HashSet<RoomNid>,
 }
 
 /// A room that is in a list's range or subscribed to.
@@ -55,7 +57,8 @@ impl Windows {
 impl Answer<'_> {
     pub(super) async fn find_windows(&self, rooms: &UserRooms) -> Result<Windows> {
         let body = &self.request.body;
-        let mut windows = Windows { counts: Vec::new(), rooms: Vec::new() };
+        let mut windows = Windows { counts: Vec::new(), rooms: Vec::new(), wanted: HashSet::new() };
+        let notes_wanted = body.extensions.sticky_events.is_some();
         let mut in_view: HashMap<RoomNid, usize> = HashMap::new();
         let candidates = match body.lists.is_empty() {
             true => Vec::new(),
@@ -67,6 +70,9 @@ impl Answer<'_> {
             let (mut count, number) = (0, windows.counts.len());
             for candidate in candidates.iter().filter(|one| self.passes(one, &sieve)) {
                 count += 1;
+                if notes_wanted {
+                    windows.wanted.insert(candidate.place.room.nid);
+                }
                 if !list.covers(count - 1) {
                     continue;
                 }
@@ -85,6 +91,7 @@ impl Answer<'_> {
             if self.is_seen(&place).await? {
                 let config = self.make_config(wish);
                 windows.enter(&mut in_view, &place, &config, self).is_subscribed = true;
+                windows.wanted.insert(place.room.nid);
             }
         }
         Ok(windows)

@@ -16,6 +16,7 @@ mod room_traits;
 mod rooms;
 mod sent_room;
 mod state;
+mod sticky;
 mod threads;
 mod timeline;
 mod user_data;
@@ -51,7 +52,7 @@ use crate::{
     protocol::invite_permission::InvitePermission,
     push::Counts,
     rooms::Rooms,
-    storage::{RoomNid, StorageError},
+    storage::{EventNid, RoomNid, StorageError},
 };
 
 /// Rooms whose bump stamps are remembered; 48 bytes each.
@@ -144,6 +145,8 @@ struct Answer<'a> {
     absent_keys: Mutex<HashSet<(String, String)>>,
     /// Where the timelines begin that were written so far.
     timelines: Mutex<HashMap<RoomNid, i64>>,
+    /// Sticky events in the timelines that were written so far.
+    sticky_shown: Mutex<HashSet<EventNid>>,
 }
 
 /// What an answer changes in what the client knows.

@@ -96,6 +96,8 @@ pub struct Extensions {
     pub typing: Option<RoomExtension>,
     #[serde(rename = "io.element.msc4308.thread_subscriptions")]
     pub thread_subscriptions: Option<ThreadSubscriptions>,
+    #[serde(rename = "org.matrix.msc4354.sticky_events")]
+    pub sticky_events: Option<StickyEvents>,
 }
 
 /// An extension without parameters.
@@ -121,6 +123,16 @@ pub struct ToDevice {
 pub struct ThreadSubscriptions {
     pub enabled: Option<bool>,
     pub limit: Option<u64>,
+}
+
+/// Events that stick to rooms (MSC4480).
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct StickyEvents {
+    pub enabled: Option<bool>,
+    pub limit: Option<u64>,
+    /// `next_batch` of an earlier answer: what is older has arrived.
+    pub since: Option<String>,
 }
 
 /// An extension that follows rooms (MSC3959, MSC3960, MSC3961, MSC4508): those of the named lists'
@@ -156,6 +168,10 @@ impl SlidingBody {
         if self.extensions.to_device.as_ref().is_some_and(|one| one.seen_upto().is_none()) {
             return Some("`since` of `to_device` is no token of mine.");
         }
+        let sticky = self.extensions.sticky_events.as_ref();
+        if sticky.is_some_and(|one| one.since.is_some() && one.since_position().is_none()) {
+            return Some("`since` of the sticky events is no token of mine.");
+        }
         let mut ranges = self.lists.values().filter_map(|list| list.ranges.as_ref());
         if ranges.any(|ranges| ranges.len() > RANGES_MAX || ranges.iter().any(|(a, b)| a > b)) {
             return Some("A list's `ranges` end before they begin, or are too many.");
@@ -169,6 +185,13 @@ impl ToDevice {
     pub fn seen_upto(&self) -> Option<i64> {
         let Some(since) = &self.since else { return Some(0) };
         since.parse().ok().filter(|position| *position >= 0)
+    }
+}
+
+impl StickyEvents {
+    /// The position up to which the client has its events, if it says so; None for a token that is not ours.
+    pub fn since_position(&self) -> Option<i64> {
+        self.since.as_ref()?.parse().ok().filter(|position| *position >= 0)
     }
 }
 

@@ -110,6 +110,8 @@ impl Answer<'_> {
             self.write_events(out, viewer, &timeline.events).await?;
         }
         self.timelines.lock().insert(viewer.room().nid, timeline.begins_at);
+        let sticky = timeline.events.iter().filter(|event| event.event.sticky_ms().is_some());
+        self.sticky_shown.lock().extend(sticky.map(|event| event.nid));
         let live_above = self.before.map_or(i64::MAX, |before| before.position);
         let newest_first = timeline.events.iter().rev();
         let live = newest_first.take_while(|event| event.position() > live_above).count();

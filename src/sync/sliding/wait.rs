@@ -143,6 +143,7 @@ impl SlidingSync {
             data,
             absent_keys: Mutex::default(),
             timelines: Mutex::default(),
+            sticky_shown: Mutex::default(),
         };
         let mut news = News { told: resumed.told, ..News::default() };
         let windows = answer.find_windows(rooms).await?;
