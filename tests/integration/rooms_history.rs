@@ -1,5 +1,7 @@
 //! Sending and reading: idempotence, redactions, pages, visibility, relations, threads.
 
+use std::collections::BTreeSet;
+
 use hearth::clock::Clock;
 use serde_json::{Value, json};
 
@@ -255,6 +257,50 @@ both_databases! {
                 None => drop(stranger.get(&messages).await.error(403, "M_FORBIDDEN")),
             }
         }
+    }
+
+    async fn pages_from_the_middle_reach_both_ends_and_stop_there(backend: Backend) {
+        let server = Server::start(backend).await;
+        let alice = server.register("alice").await;
+        let room = create_room(&alice, json!({})).await;
+        let mut said = Vec::new();
+        for number in 0..30 {
+            said.push(say(&alice, &room, &number.to_string()).await);
+        }
+        let id = |event: &Value| event["event_id"].as_str().unwrap().to_owned();
+        let ids = |events: &Value| -> Vec<String> {
+            events.as_array().unwrap().iter().map(id).collect()
+        };
+        let path = format!("{V3}/rooms/{room}/context/{}", said[12]);
+        let context = alice.get(&path).await.ok();
+        let mut shown = ids(&context["events_before"]);
+        shown.reverse();
+        shown.push(id(&context["event"]));
+        shown.extend(ids(&context["events_after"]));
+        for (direction, edge) in [("b", "start"), ("f", "end")] {
+            let mut from = context[edge].as_str().unwrap().to_owned();
+            for pages in 0.. {
+                assert!(pages < 20, "the pages have no end");
+                let path =
+                    format!("{V3}/rooms/{room}/messages?dir={direction}&limit=4&from={from}");
+                let page = alice.get(&path).await.ok();
+                assert_eq!(page["start"], from.as_str());
+                let found = ids(&page["chunk"]);
+                match direction {
+                    "b" => shown.splice(0..0, found.into_iter().rev()).for_each(drop),
+                    _ => shown.extend(found),
+                }
+                match page["end"].as_str() {
+                    Some(end) => assert_ne!(std::mem::replace(&mut from, end.to_owned()), end),
+                    None => break,
+                }
+            }
+        }
+        assert_eq!(shown[shown.len() - 30..], said);
+        let distinct: BTreeSet<_> = shown.iter().collect();
+        assert_eq!(distinct.len(), shown.len(), "an event came twice");
+        let oldest = alice.get(&format!("{V3}/rooms/{room}/event/{}", shown[0])).await.ok();
+        assert_eq!(oldest["type"], "m.room.create");
     }
 
     async fn context_surrounds_an_event(backend: Backend) {

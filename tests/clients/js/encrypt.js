@@ -198,13 +198,21 @@ async function waitForBackup(person) {
     await eventually(isWhole, "the backup");
 }
 
+/** Has a new device take the person's keys out of secret storage: it must know their public parts to do so, and the
+ *  end of its first sync does not say yet that it has asked for them. */
+async function takeKeys(client) {
+    const crypto = client.getCrypto();
+    await eventually(() => crypto.userHasCrossSigningKeys(client.getUserId(), true), "the public keys");
+    await crypto.bootstrapCrossSigning({});
+}
+
 /** A device that has nothing but the recovery key restores the backup. */
 async function recoverPhone(alice, bob, roomId) {
     const before = await say(roomId, bob.laptop, "Before the phone", [alice.laptop, alice.tablet]);
     await waitForBackup(alice);
     alice.phone = await logIn(alice);
     const crypto = alice.phone.getCrypto();
-    await crypto.bootstrapCrossSigning({});
+    await takeKeys(alice.phone);
     await crypto.loadSessionBackupPrivateKeyFromSecretStorage();
     await crypto.checkKeyBackupAndEnable();
     const { imported, total } = await crypto.restoreKeyBackup();
@@ -257,7 +265,7 @@ async function sleepAndWake(alice, bob, roomId) {
     await eventually(isGone, "nothing but the sleeping device");
     const missed = await say(roomId, alice.laptop, "While bob sleeps", [alice.laptop, alice.phone]);
     bob.laptop = await logIn(bob);
-    await bob.laptop.getCrypto().bootstrapCrossSigning({});
+    await takeKeys(bob.laptop);
     await bob.laptop.getCrypto().startDehydration();
     await eventually(() => read(bob.laptop, roomId, missed) === "While bob sleeps", "what was said meanwhile");
     done("a device that slept has the keys of what was said meanwhile");
