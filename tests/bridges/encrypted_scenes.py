@@ -55,6 +55,7 @@ class Scenes:
         done("they go on after Hearth was killed")
         await self.restart_bridge(alice, room)
         await self.add_device(alice, room)
+        await self.use_up_keys(alice, room)
         self.check(alice)
 
     async def open_room(self, alice):
@@ -108,6 +109,27 @@ class Scenes:
             await self.converse(speaker, room, f"To all devices from {speaker.client.device_id}")
         done("a new device reads the bridge, and is read by it")
 
+    async def use_up_keys(self, alice, room):
+        """One after the other takes one-time keys of the bridge's device; it is told how few there are, and makes more."""
+        (device,) = self.devices()
+        registration = json.loads((self.house.directory / "registration.yaml").read_text())
+        taker = TokenHolder(self.house.url, alice.client.access_token)
+        bridge = TokenHolder(self.house.url, registration["as_token"])
+        counts = f"/_matrix/client/v3/keys/upload?user_id={houses.quote(BOT)}&device_id={houses.quote(device)}"
+        before = bridge.post(counts)["one_time_key_counts"]["signed_curve25519"]
+        wanted, taken = {"one_time_keys": {BOT: {device: "signed_curve25519"}}}, []
+        for _ in range(2):
+            for _ in range(before - 5):
+                (key,) = taker.post("/_matrix/client/v3/keys/claim", wanted)["one_time_keys"][BOT][device]
+                taken.append(key)
+            await self.people.until(
+                lambda: bridge.post(counts)["one_time_key_counts"]["signed_curve25519"] >= before, "new one-time keys"
+            )
+        assert len(taken) == len(set(taken)) > before, taken
+        alice.client.invalidate_outbound_session(room)
+        await self.converse(alice, room, "After many took keys")
+        done("the bridge hears how many one-time keys are left, and makes more")
+
     def check(self, alice):
         reports = self.bridge.reports()
         assert not [report for report in reports if "failed" in report], reports
@@ -129,6 +151,13 @@ class Scenes:
         """Who has joined."""
         known = alice.client.rooms.get(room)
         return set(known.users) - set(known.invited_users) if known else set()
+
+
+class TokenHolder(houses.federation.User):
+    """Somebody who is known already."""
+
+    def __init__(self, url, token):
+        self.url, self.token = url, token
 
 
 def start_bridge(house, python):

@@ -36,7 +36,8 @@ class House:
     def __init__(self, directory, binary, settings=""):
         self.directory, self.binary, self.place = directory, binary, directory / "hearth"
         self.programs, self.lines = [], []
-        made = machine.run_quietly([PEERS / "hearth", "configure", self.place, "--binary", binary])
+        database = os.environ.get("HEARTH_DATABASE", "sqlite")
+        made = machine.run_quietly([PEERS / "hearth", "configure", self.place, "--binary", binary, "--database", database])
         facts = dict(line.split("=", 1) for line in made.splitlines())
         self.url = facts["url"]
         with open(self.place / "hearth.toml", "a") as configuration:

@@ -6,6 +6,7 @@
 import socket
 import threading
 import time
+import urllib.request
 
 import house as houses
 from house import PATIENCE_SECONDS, PAUSE_SECONDS, SERVER_NAME, Person, done, machine
@@ -49,6 +50,7 @@ def main(house, python, ngircd):
     split_long_lines(room, alice, carol)
     come_and_go(room, alice, carol)
     whisper(alice, carol)
+    show_picture(room, alice, carol)
     kill_hearth(house, room, alice, carol)
     restart_bridge(house, bridge, room, alice, carol)
     restart_irc(irc, room, alice, carol)
@@ -123,6 +125,19 @@ def whisper(alice, carol):
     alice.say(room, "yes?")
     carol.wait_for("the answer", lambda: ("alice", "caroline", "yes?") in carol.said)
     done("they whisper")
+
+
+def show_picture(room, alice, carol):
+    """Who is on IRC gets an address, at which the bridge passes on what it fetches from Hearth with its own token."""
+    picture = houses.federation.PICTURE
+    uploaded = alice.ask("POST", "/_matrix/media/v3/upload?filename=cat.png", None, picture, "image/png")
+    content = {"msgtype": "m.image", "body": "cat.png", "url": uploaded["content_uri"]}
+    alice.put(alice.in_room(room, "send/m.room.message/picture"), content)
+    addresses = carol.wait_for("where the picture is", lambda: carol.heard("alice"))
+    with urllib.request.urlopen(addresses[0], timeout=PATIENCE_SECONDS) as answer:
+        assert answer.read() == picture, "the picture is another one"
+    carol.forget()
+    done("a picture can be seen from IRC")
 
 
 def kill_hearth(house, room, alice, carol):
@@ -208,6 +223,9 @@ class Bridge:
         command = [python, "-m", "heisenbridge", "--config", registration]
         door_port = self.door.url.rpartition(":")[2]
         machine.run_quietly([*command, "--generate", "--listen-port", door_port], cwd=house.directory)
+        with open(registration, "a") as file:
+            # A setting of its own: where others find the files that it passes on.
+            file.write(f"heisenbridge:\n  media_url: http://127.0.0.1:{port}\n")
         house.command("appservice", "add", registration)
         command += ["--verbose", "--listen-port", str(port), house.open_line().url]
         self.program = house.add_program("bridge", command)
