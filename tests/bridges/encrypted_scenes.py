@@ -1,7 +1,9 @@
 """A bridge on mautrix in an encrypted room, and a person with matrix-nio: each reads the other, while Hearth is killed, the
 bridge is restarted and the person gets another device.
 
-    encrypted_scenes.py DIRECTORY BINARY PYTHON     runs with nio's Python; PYTHON has mautrix
+    encrypted_scenes.py DIRECTORY BINARY transactions|sync PYTHON     runs with nio's Python; PYTHON has mautrix
+
+The third word says how the bridge hears of keys and devices.
 """
 
 import asyncio
@@ -16,30 +18,30 @@ from house import HERE, SERVER_NAME, done, machine
 BOT, GHOST = f"@echo_bot:{SERVER_NAME}", f"@echo_ghost:{SERVER_NAME}"
 
 
-def main(house, python):
+def main(house, way, python):
     # The person's programs read it when they are loaded.
     os.environ["HEARTH_URL"] = house.url
     sys.path.insert(0, str(HERE.parent / "clients" / "nio"))
-    asyncio.run(play(house, python))
+    asyncio.run(play(house, way == "sync", python))
 
 
-async def play(house, python):
+async def play(house, is_syncing, python):
     import encrypt  # the folder has only just become known
 
     stores = house.directory / "stores"
     stores.mkdir()
     people = encrypt.House(stores)
     try:
-        await Scenes(house, python, encrypt, people).run()
+        await Scenes(house, (is_syncing, python), encrypt, people).run()
     finally:
         for device in people.devices:
             await device.client.close()
 
 
 class Scenes:
-    def __init__(self, house, python, encrypt, people):
+    def __init__(self, house, bridge, encrypt, people):
         self.house, self.encrypt, self.people = house, encrypt, people
-        self.door, self.bridge = start_bridge(house, python)
+        self.door, self.bridge = start_bridge(house, *bridge)
         # What was said, in order, and the events that this made.
         self.said, self.events = [], []
 
@@ -118,10 +120,13 @@ class Scenes:
         counts = f"/_matrix/client/v3/keys/upload?user_id={houses.quote(BOT)}&device_id={houses.quote(device)}"
         before = bridge.post(counts)["one_time_key_counts"]["signed_curve25519"]
         wanted, taken = {"one_time_keys": {BOT: {device: "signed_curve25519"}}}, []
-        for _ in range(2):
+        for number in range(2):
             for _ in range(before - 5):
                 (key,) = taker.post("/_matrix/client/v3/keys/claim", wanted)["one_time_keys"][BOT][device]
                 taken.append(key)
+            # Taken keys alone do not end the wait of a sync.
+            knock = f"/_matrix/client/v3/sendToDevice/m.dummy/{number}"
+            taker.put(knock, {"messages": {BOT: {device: {}}}})
             await self.people.until(
                 lambda: bridge.post(counts)["one_time_key_counts"]["signed_curve25519"] >= before, "new one-time keys"
             )
@@ -160,7 +165,7 @@ class TokenHolder(houses.federation.User):
         self.url, self.token = url, token
 
 
-def start_bridge(house, python):
+def start_bridge(house, is_syncing, python):
     port = machine.free_port()
     door = house.open_door(port)
     registration = {
@@ -173,14 +178,15 @@ def start_bridge(house, python):
         "namespaces": {"users": [{"regex": f"@echo_.*:{SERVER_NAME}", "exclusive": True}], "aliases": [], "rooms": []},
         "receive_ephemeral": True,
         "de.sorunome.msc2409.push_ephemeral": True,
-        "org.matrix.msc3202": True,
-        "io.element.msc4190": True,
     }
+    if not is_syncing:
+        registration |= {"org.matrix.msc3202": True, "io.element.msc4190": True}
     settings = {
         "homeserver": house.open_line().url,
         "domain": SERVER_NAME,
         "port": port,
         "directory": str(house.directory),
+        "is_syncing": is_syncing,
         "registration": registration,
     }
     # JSON is YAML.

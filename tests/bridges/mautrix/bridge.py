@@ -1,8 +1,8 @@
 """A small bridge on mautrix with encryption: it reads what people write in encrypted rooms, and has a ghost answer each
-with an echo, encrypted. Its device is made as MSC4190 says, and everything that encryption needs comes with
-transactions (MSC3202, MSC4203), never by a sync.
+with an echo, encrypted. Either its device is made as MSC4190 says, and everything that encryption needs comes with
+transactions (MSC3202, MSC4203); or it logs in as an application service, and syncs for that.
 
-    bridge.py SETTINGS     a file of JSON: homeserver, domain, port, directory, and the registration
+    bridge.py SETTINGS     a file of JSON: homeserver, domain, port, directory, is_syncing, and the registration
 
 It reports in lines of JSON what it has read. Not for what a real network is like.
 """
@@ -18,6 +18,7 @@ import types
 from mautrix.appservice import AppService
 from mautrix.appservice.state_store.asyncpg import PgASStateStore
 from mautrix.bridge.e2ee import EncryptionManager
+from mautrix.client import InternalEventType
 from mautrix.client.state_store.asyncpg import PgStateStore
 from mautrix.crypto import PgCryptoStateStore
 from mautrix.types import EventType, Membership, MessageType, TextMessageEventContent, UserID
@@ -27,12 +28,11 @@ from mautrix.util.async_db import Database
 ENCRYPTION = {
     "bridge.encryption.verification_levels": {"receive": "unverified", "send": "unverified", "share": "cross-signed-tofu"},
     "bridge.encryption.allow_key_sharing": True,
-    "bridge.encryption.appservice": True,
-    "bridge.encryption.msc4190": True,
-    "bridge.encryption.self_sign": True,
     "bridge.encryption.delete_keys": None,
     "bridge.encryption.rotation.disable_device_change_key_rotation": False,
 }
+# What needs the newer ways of application services, with a cross-signed device.
+NEWER = ["appservice", "msc4190", "self_sign"]
 KEY_SECONDS_MAX = 15
 
 
@@ -61,32 +61,36 @@ class EchoBridge:
             hs_token=registration["hs_token"],
             bot_localpart=registration["sender_localpart"],
             ephemeral_events=True,
-            encryption_events=True,
+            encryption_events=not settings["is_syncing"],
             state_store=states,
             loop=asyncio.get_running_loop(),
         )
         self.ghost_id = UserID(f"@echo_ghost:{domain}")
-        self.encryption = self.prepare_encryption(settings["homeserver"], states, domain)
+        self.encryption = self.prepare_encryption(settings, states)
         # In the order of their arrival, one after the other.
         self.service.matrix_event_handler(self.events.put)
         self.service.device_list_handler = self.note_devices
+        client = self.encryption.client
+        client.remove_event_handler(InternalEventType.DEVICE_LISTS, self.encryption.crypto.handle_device_lists)
+        client.add_event_handler(InternalEventType.DEVICE_LISTS, self.note_devices)
 
-    def prepare_encryption(self, homeserver, states, domain):
+    def prepare_encryption(self, settings, states):
         """What mautrix's own bridges use. It asks the bridge only for rooms and users, of which this one keeps none."""
 
         async def nothing(*_):
             return None
 
+        homeserver, by_transactions = settings["homeserver"], not settings["is_syncing"]
         bridge = types.SimpleNamespace(
             loop=asyncio.get_running_loop(),
             az=self.service,
             name="echo",
-            config=ENCRYPTION,
+            config={**ENCRYPTION, **{f"bridge.encryption.{name}": by_transactions for name in NEWER}},
             state_store=states,
             get_portal=nothing,
             get_user=nothing,
         )
-        encryption = EncryptionManager(bridge, homeserver, "@echo_", f":{domain}", self.database_url)
+        encryption = EncryptionManager(bridge, homeserver, "@echo_", f":{settings['domain']}", self.database_url)
         encryption.crypto_db.override_pool(self.database)
         encryption.crypto.state_store = encryption.state_store = PgCryptoStateStore(self.database)
         return encryption
@@ -140,7 +144,8 @@ class EchoBridge:
 
     async def note_devices(self, lists):
         await self.encryption.crypto.handle_device_lists(lists)
-        report(devices_of=lists.changed)
+        if lists.changed:
+            report(devices_of=lists.changed)
 
     def is_own(self, user_id):
         return user_id in (self.ghost_id, self.service.bot_mxid)
