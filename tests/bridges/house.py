@@ -25,6 +25,7 @@ quote = federation.quote
 
 PATIENCE_SECONDS = 30
 PAUSE_SECONDS = 0.05
+ASK_AGAIN_SECONDS = 3
 LISTEN_MS = 500
 FILTER = json.dumps({"room": {"timeline": {"limit": 200}}})
 SERVER_NAME = "localhost"
@@ -134,9 +135,14 @@ class Program:
         return found
 
     def stop(self):
-        """Asks it to end, as a service manager does."""
-        self.process.terminate()
-        self.process.wait(timeout=PATIENCE_SECONDS)
+        """Asks it to end, as a service manager does; and again, since the interrupt of a Python program can get lost."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            self.process.terminate()
+            try:
+                return self.process.wait(timeout=ASK_AGAIN_SECONDS)
+            except subprocess.TimeoutExpired:
+                assert time.monotonic() < deadline, f"{self.name} does not end"
 
     def end(self):
         if self.process and self.process.poll() is None:

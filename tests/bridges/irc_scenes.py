@@ -63,15 +63,22 @@ def open_channel(alice, irc):
     alice.wait_for("the bridge's greeting", lambda: notice(alice, control, "Howdy"))
     say_until(alice, control, f"ADDNETWORK {NETWORK}", "Network added.")
     say_until(alice, control, f"ADDSERVER {NETWORK} 127.0.0.1 {irc.port}", "Server added.")
+    # Users of the bridge come from a room that nobody sees into the others, by restricted joins.
+    say_until(alice, control, "HIDDENROOM --enable", "Hidden room is enabled.")
     alice.say(control, f"OPEN {NETWORK}")
     network = alice.wait_for("the room of the network", lambda: alice.invites[:1])[0]
     alice.accept(network)
     say_until(alice, network, "CONNECT", "Welcome to the Internet Relay Network")
+    alice.say(network, "SPACE")
+    space = alice.wait_for("the space of the network", lambda: alice.invites[:1])[0]
+    alice.accept(space)
     alice.say(network, f"JOIN {CHANNEL}")
     room = alice.wait_for("the room of the channel", lambda: alice.invites[:1])[0]
     alice.accept(room)
     alice.wait_for("the list of names", lambda: notice(alice, room, "Synchronizing members"))
-    done("a room for an IRC channel is opened")
+    alice.wait_for("the room to be in the space", lambda: room in children(alice, space))
+    assert alice.get(alice.in_room(room, "state/m.room.join_rules/"))["join_rule"] == "restricted"
+    done("a room for an IRC channel is opened, and is in a space")
     return room
 
 
@@ -327,6 +334,11 @@ def say_until(alice, room, command, answer):
 
 def notice(alice, room, text, count=1):
     return sum(text in line for _, line in alice.lines(room, BOT)) >= count
+
+
+def children(alice, space):
+    listed = alice.get(f"/_matrix/client/v1/rooms/{houses.quote(space)}/hierarchy")["rooms"]
+    return {entry["room_id"] for entry in listed} - {space}
 
 
 def state(alice, room, kind):

@@ -245,9 +245,11 @@ def process_is_running(process_id):
     """Whether the process lives; one that has ended but was not waited for does not count."""
     try:
         status = pathlib.Path(f"/proc/{process_id}/stat").read_text()
-    except FileNotFoundError:
+        threads = os.listdir(f"/proc/{process_id}/task")
+    except (FileNotFoundError, ProcessLookupError):
         return False
-    return status.rpartition(")")[2].split()[0] != "Z"
+    # The first thread can be gone before the others, which still have files open and locked.
+    return status.rpartition(")")[2].split()[0] != "Z" or len(threads) > 1
 
 
 def load_plan(directory):
