@@ -5,6 +5,9 @@
 //! command that returns when the server has been restarted). Ends with status 1 at the first thing that
 //! is wrong. Not for encryption, and not for the SDK's own caches.
 
+// The futures of the SDK are nested deeply.
+#![recursion_limit = "256"]
+
 use std::{env, pin::pin, process::Command, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
