@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::{
     Accounts,
     flags::AccountFlags,
-    sessions::hash_token,
+    sessions::{Session, hash_token},
     validation::{EMAIL, canonical_address},
 };
 use crate::storage::{
@@ -200,21 +200,26 @@ impl Accounts {
         let (token_user, token_device) = (user_id.to_string(), device_id.clone());
         let row = fresh.rows(self.clock.now_ms());
         let (now_ts, devices_max) = (self.clock.now_ms(), self.config.sessions.devices_max);
-        let sessions = self.sessions.clone();
+        let (sessions, owner) = (self.sessions.clone(), user_id.to_owned());
+        let watcher = self.device_watcher.get();
         let begun: Result<(), LoginError> = self
             .writer
             .transact(move |tx| {
                 Box::pin(async move {
-                    check_may_log_in(tx, &token_user).await?;
+                    let flags = check_may_log_in(tx, &token_user).await?;
                     let name = device.display_name.as_deref();
-                    if devices::insert(tx, &token_user, &token_device, name, now_ts).await?
-                        && devices::count(tx, &token_user).await? > devices_max as i64
-                    {
-                        return Err(LoginError::TooManyDevices);
+                    if devices::insert(tx, &token_user, &token_device, name, now_ts).await? {
+                        if devices::count(tx, &token_user).await? > devices_max as i64 {
+                            return Err(LoginError::TooManyDevices);
+                        }
+                        if let Some(watcher) = &watcher {
+                            watcher.device_created(tx, &token_user, &token_device);
+                        }
                     }
                     let gone = tokens::delete_of_device(tx, &token_user, &token_device).await?;
                     tokens::insert(tx, &row.for_device(&token_user, &token_device)).await?;
                     sessions.forget_with(tx, gone);
+                    sessions.remember_with(tx, row.session(owner, &token_device, flags));
                     Ok(())
                 })
             })
@@ -357,14 +362,22 @@ impl TokenRow {
             refresh_expires_ts: self.refresh_expires_ts,
         }
     }
+
+    /// What the access token stands for, unless it has to be confirmed first.
+    pub fn session(&self, owner: OwnedUserId, device_id: &str, flags: AccountFlags) -> Session {
+        Session::new((owner, device_id.into()), flags, self.access_hash, self.access_expires_ts)
+    }
 }
 
-/// The account may have been deactivated since its password was checked.
-async fn check_may_log_in(tx: &mut WriteTransaction<'_>, user_id: &str) -> Result<(), LoginError> {
+/// The account's flags; it may have been deactivated since its password was checked.
+async fn check_may_log_in(
+    tx: &mut WriteTransaction<'_>,
+    user_id: &str,
+) -> Result<AccountFlags, LoginError> {
     let account = accounts::find_in(tx, user_id).await?;
     let flags = AccountFlags(account.ok_or(LoginError::WrongCredentials)?.flags);
     if flags.is_deactivated() {
         return Err(LoginError::Deactivated);
     }
-    if flags.is_locked() { Err(LoginError::Locked) } else { Ok(()) }
+    if flags.is_locked() { Err(LoginError::Locked) } else { Ok(flags) }
 }

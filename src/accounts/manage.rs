@@ -33,9 +33,12 @@ pub struct Account {
     pub created_ts: u64,
 }
 
-/// Learns of devices that go or change their name, within the same transaction: whoever keeps
+/// Learns of devices that come, go or change their name, within the same transaction: whoever keeps
 /// keys for devices implements it, and `app` registers it.
 pub trait DeviceWatcher: Send + Sync {
+    /// A device that did not exist before.
+    fn device_created(&self, tx: &mut WriteTransaction<'_>, user_id: &str, device_id: &str);
+
     fn devices_deleted<'a>(
         &'a self,
         tx: &'a mut WriteTransaction<'_>,
@@ -230,6 +233,7 @@ impl Accounts {
         let device_id = self.choose_device_id(&device)?;
         let (user_id, now_ts) = (user_id.to_owned(), self.clock.now_ms());
         let devices_max = self.config.sessions.devices_max as i64;
+        let watcher = self.device_watcher.get();
         self.writer
             .transact(move |tx| {
                 Box::pin(async move {
@@ -237,6 +241,9 @@ impl Accounts {
                     let is_new = devices::insert(tx, user, &device_id, name, now_ts).await?;
                     if is_new && devices::count(tx, user).await? > devices_max {
                         return Err(LoginError::TooManyDevices);
+                    }
+                    if let (true, Some(watcher)) = (is_new, watcher) {
+                        watcher.device_created(tx, user, &device_id);
                     }
                     Ok(is_new)
                 })

@@ -11,7 +11,9 @@ use super::{
     flags::AccountFlags,
     interactive_auth::Stage,
     login::{DeviceRequest, LoginError, NewSession, TokenRow},
+    manage::DeviceWatcher,
     profiles::Profile,
+    sessions::Sessions,
     validation::{ProvenAddress, Purpose},
 };
 use crate::{
@@ -263,7 +265,7 @@ impl Accounts {
             session = Some(fresh.into_session(user_id.clone(), device_id));
         }
         let (sessions, upgraded) = (self.sessions.clone(), user_id.clone());
-        let arrivals = self.arrival_hook.clone();
+        let (arrivals, watcher) = (self.arrival_hook.clone(), self.device_watcher.get());
         let epoch = self.profile_cache.epoch();
         let profile = (!registration.is_upgrade).then(|| registration.profile.clone());
         let written: Result<(), RegisterError> = self
@@ -271,7 +273,7 @@ impl Accounts {
             .transact(move |tx| {
                 Box::pin(async move {
                     let is_upgrade = registration.is_upgrade;
-                    registration.write(tx).await?;
+                    registration.write(tx, (&sessions, watcher.as_deref())).await?;
                     if is_upgrade {
                         sessions.reload_with(tx, &upgraded);
                     } else if let Some(told) = arrivals.get() {
@@ -352,7 +354,11 @@ impl From<LoginError> for RegisterError {
 }
 
 impl Registration {
-    async fn write(mut self, tx: &mut WriteTransaction<'_>) -> Result<(), RegisterError> {
+    async fn write(
+        mut self,
+        tx: &mut WriteTransaction<'_>,
+        (sessions, watcher): (&Arc<Sessions>, Option<&dyn DeviceWatcher>),
+    ) -> Result<(), RegisterError> {
         let user_id = self.account.user_id.clone();
         let existing = accounts::find_in(tx, &user_id).await?;
         if let Some(token) = &self.token {
@@ -385,8 +391,16 @@ impl Registration {
         }
         if let Some((device_id, name, row)) = &self.device {
             let created_ts = self.account.created_ts.cast_unsigned();
-            devices::insert(tx, &user_id, device_id, name.as_deref(), created_ts).await?;
+            let name = name.as_deref();
+            let is_new = devices::insert(tx, &user_id, device_id, name, created_ts).await?;
+            if let Some(watcher) = watcher.filter(|_| is_new) {
+                watcher.device_created(tx, &user_id, device_id);
+            }
             tokens::insert(tx, &row.for_device(&user_id, device_id)).await?;
+            if let Ok(owner) = UserId::parse(&user_id) {
+                let flags = AccountFlags(self.account.flags);
+                sessions.remember_with(tx, row.session(owner, device_id, flags));
+            }
         }
         Ok(())
     }

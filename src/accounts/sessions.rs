@@ -101,6 +101,28 @@ pub fn hash_token(token: &str) -> TokenHash {
 }
 
 impl Session {
+    /// The session of a user on a device that an access token stands for.
+    pub(super) fn new(
+        (user_id, device_id): (OwnedUserId, OwnedDeviceId),
+        flags: AccountFlags,
+        token_hash: TokenHash,
+        expires_ts: Option<u64>,
+    ) -> Self {
+        Self {
+            user_id,
+            device_id,
+            is_admin: flags.is_admin(),
+            is_guest: flags.is_guest(),
+            is_locked: flags.is_locked(),
+            is_suspended: flags.is_suspended(),
+            is_shadow_banned: flags.is_shadow_banned(),
+            token_hash,
+            appservice: None,
+            expires_ts,
+            noted_ts: AtomicU64::new(0),
+        }
+    }
+
     /// The device, unless an application service acts without one.
     pub fn device(&self) -> Option<&ruma::DeviceId> {
         Some(&*self.device_id).filter(|device_id| !device_id.as_str().is_empty())
@@ -174,19 +196,9 @@ impl Sessions {
         if flags.is_deactivated() {
             return Err(AuthenticateError::UnknownUser);
         }
-        let session = Arc::new(Session {
-            user_id: user_id.to_owned(),
-            device_id: device_id.unwrap_or_default().into(),
-            is_admin: flags.is_admin(),
-            is_guest: flags.is_guest(),
-            is_locked: flags.is_locked(),
-            is_suspended: flags.is_suspended(),
-            is_shadow_banned: flags.is_shadow_banned(),
-            token_hash: key,
-            appservice: Some(grant),
-            expires_ts: None,
-            noted_ts: AtomicU64::new(0),
-        });
+        let owner = (user_id.to_owned(), device_id.unwrap_or_default().into());
+        let session = Session::new(owner, flags, key, None);
+        let session = Arc::new(Session { appservice: Some(grant), ..session });
         if device_id.is_none() {
             self.cache.insert(key, session.clone());
             if self.epoch.load(Ordering::SeqCst) != epoch {
@@ -200,6 +212,12 @@ impl Sessions {
     pub fn forget_appservices(&self) {
         self.epoch.fetch_add(1, Ordering::SeqCst);
         self.cache.retain(|_, session| session.appservice.is_none());
+    }
+
+    /// Has a session remembered with the commit that begins it: its first request follows soon.
+    pub(super) fn remember_with(self: &Arc<Self>, tx: &mut WriteTransaction<'_>, session: Session) {
+        let sessions = self.clone();
+        tx.after_commit(move || sessions.cache.insert(session.token_hash, Arc::new(session)));
     }
 
     /// Has ended sessions dropped from memory with the commit that ends them, even if whoever asked
@@ -283,19 +301,9 @@ impl Sessions {
         }
         let user_id = UserId::parse(&stored.user_id)
             .map_err(|_| StorageError::Damaged(format!("user ID {}", stored.user_id)))?;
-        let session = Arc::new(Session {
-            user_id,
-            device_id: stored.device_id.into(),
-            is_admin: flags.is_admin(),
-            is_guest: flags.is_guest(),
-            is_locked: flags.is_locked(),
-            is_suspended: flags.is_suspended(),
-            is_shadow_banned: flags.is_shadow_banned(),
-            token_hash: hash,
-            appservice: None,
-            expires_ts: stored.access_expires_ts.map(i64::cast_unsigned),
-            noted_ts: AtomicU64::new(0),
-        });
+        let expires_ts = stored.access_expires_ts.map(i64::cast_unsigned);
+        let owner = (user_id, stored.device_id.into());
+        let session = Arc::new(Session::new(owner, flags, hash, expires_ts));
         self.cache.insert(hash, session.clone());
         if self.epoch.load(Ordering::SeqCst) != epoch {
             self.cache.remove(&hash);

@@ -1,5 +1,5 @@
-//! What devices leave behind when they go or change their name: `accounts` tells of it within the
-//! transaction that does it.
+//! What devices bring along and leave behind when they come, go or change their name: `accounts` tells
+//! of it within the transaction that does it.
 
 use futures_util::future::BoxFuture;
 use ruma::UserId;
@@ -14,6 +14,11 @@ use crate::{
 };
 
 impl DeviceWatcher for Encryption {
+    fn device_created(&self, tx: &mut WriteTransaction<'_>, user_id: &str, device_id: &str) {
+        let (encryption, name) = (self.clone(), DeviceName::new(user_id, device_id));
+        tx.after_commit(move || encryption.0.devices.note_created(name));
+    }
+
     fn devices_deleted<'a>(
         &'a self,
         tx: &'a mut WriteTransaction<'_>,

@@ -3,7 +3,7 @@
 //! none sees what another one took. Not for rules about keys (`one_time_keys`).
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{
         Arc,
         atomic::{AtomicU32, AtomicU64, Ordering},
@@ -24,6 +24,8 @@ use crate::storage::{
 
 /// What a device costs in memory beside its keys, bytes.
 const DEVICE_BYTES: usize = 400;
+/// Devices that are read at once for all who wait for some.
+const DEVICES_READ_MAX: usize = 200;
 
 /// A device by its user and its ID.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -73,7 +75,8 @@ struct Shared {
     writer: Writer,
     memory_bytes: usize,
     known: Mutex<Known>,
-    /// Held while devices are read, so that none is read twice at once.
+    /// Held while devices are read, so that none is read twice at once, and what is asked for
+    /// meanwhile is read together.
     reading: tokio::sync::Mutex<()>,
     /// Rises when a write failed: what was decided upon it is refused, and read again.
     epoch: Arc<AtomicU64>,
@@ -84,6 +87,8 @@ struct Known {
     devices: HashMap<DeviceName, Device>,
     /// Devices being read; true when something was committed for one meanwhile.
     reading: HashMap<DeviceName, bool>,
+    /// Devices that somebody waits for, to be read by whoever reads next.
+    wanted: HashSet<DeviceName>,
     weight: usize,
     tick: u64,
 }
@@ -279,22 +284,40 @@ impl DevicesInUse {
         self.0.discard(self.0.epoch.load(Ordering::Acquire));
     }
 
-    /// Reads devices into memory, with their keys if `with_keys` says so.
+    /// Notes a device that was just made, which has neither keys nor messages: it need not be read. Call
+    /// it with the commit.
+    pub fn note_created(&self, name: DeviceName) {
+        let mut known = self.0.known.lock();
+        known.note_outdated(&name);
+        if !known.devices.contains_key(&name) {
+            known.admit(name, Device { keys: Some(Keys::default()), ..Device::default() });
+            known.evict(self.0.memory_bytes, &[]);
+        }
+    }
+
+    /// Reads devices into memory, with their keys if `with_keys` says so; and those along that others
+    /// wait for.
     async fn read(&self, names: &[DeviceName], with_keys: bool) -> Result<(), StorageError> {
-        if self.0.known.lock().list_missing(names, with_keys).is_empty() {
-            return Ok(());
+        {
+            let mut known = self.0.known.lock();
+            let missing = known.list_missing(names, with_keys);
+            if missing.is_empty() {
+                return Ok(());
+            }
+            known.wanted.extend(missing);
         }
         let _reading = self.0.reading.lock().await;
         loop {
             let missing = {
                 let mut known = self.0.known.lock();
                 let missing = known.list_missing(names, with_keys);
+                if missing.is_empty() {
+                    return Ok(());
+                }
+                let missing = known.with_wanted(missing);
                 known.reading = missing.iter().map(|name| (name.clone(), false)).collect();
                 missing
             };
-            if missing.is_empty() {
-                return Ok(());
-            }
             let devices = read_devices(&self.0.database, &missing).await?;
             let mut known = self.0.known.lock();
             let reading = std::mem::take(&mut known.reading);
@@ -303,7 +326,7 @@ impl DevicesInUse {
                     known.admit(name, device);
                 }
             }
-            known.evict(self.0.memory_bytes, names);
+            known.evict(self.0.memory_bytes, &missing);
         }
     }
 }
@@ -330,6 +353,21 @@ impl Known {
             device.is_some_and(|device| !with_keys || device.keys.is_some())
         };
         names.iter().filter(|name| !is_there(name)).cloned().collect()
+    }
+
+    /// Adds devices that others wait for to those that are about to be read.
+    fn with_wanted(&mut self, mut names: Vec<DeviceName>) -> Vec<DeviceName> {
+        names.iter().for_each(|name| {
+            self.wanted.remove(name);
+        });
+        let room = DEVICES_READ_MAX.saturating_sub(names.len());
+        let further: Vec<_> = self.wanted.iter().take(room).cloned().collect();
+        further.iter().for_each(|name| {
+            self.wanted.remove(name);
+        });
+        // Some may have been read since they were asked for.
+        names.extend(self.list_missing(&further, true));
+        names
     }
 
     fn note_outdated(&mut self, name: &DeviceName) {
@@ -426,4 +464,21 @@ async fn read_devices(
         }
     }
     Ok(devices)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_wait_for_is_read_along() {
+        let mut known = Known::default();
+        let name = |device: &str| DeviceName::new("@a:b", device);
+        known.wanted.extend(["PHONE", "LAPTOP", "TABLET"].map(name));
+        known.admit(name("TABLET"), Device { keys: Some(Keys::default()), ..Device::default() });
+        let mut read = known.with_wanted(vec![name("PHONE")]);
+        read.sort();
+        assert_eq!(read, ["LAPTOP", "PHONE"].map(name), "the tablet is there already");
+        assert!(known.wanted.is_empty());
+    }
 }
