@@ -10,8 +10,14 @@ use super::{
     query::{QueriedKeys, device_json},
 };
 use crate::storage::{
-    self, StorageError, device_keys::StoredDeviceKeys, device_lists::DeviceChange,
+    self, StorageError,
+    device_keys::StoredDeviceKeys,
+    device_lists::{self, DeviceChange},
 };
+
+/// Devices of which a server is told that does not hear of their user yet: the latest ones. It finds
+/// the others when somebody there wants to write to them.
+const INTRODUCED_DEVICES_MAX: usize = 20;
 
 /// A change of a local user's device list, at a stream position.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,7 +27,21 @@ pub struct DeviceUpdate {
     pub position: i64,
     /// None: the cross-signing keys.
     pub device_id: Option<String>,
+    /// Whether it is told to a server that does not hear of the user yet, and not because of the change.
+    pub is_introduction: bool,
     previous: Option<i64>,
+}
+
+impl DeviceUpdate {
+    fn read(row: DeviceChange) -> Option<Self> {
+        Some(Self {
+            user_id: UserId::parse(&row.user_id).ok()?,
+            position: row.position,
+            device_id: Some(row.device_id).filter(|device| !device.is_empty()),
+            is_introduction: false,
+            previous: row.previous,
+        })
+    }
 }
 
 /// An `m.direct_to_device` for a server.
@@ -41,16 +61,38 @@ impl Encryption {
         limit: usize,
     ) -> Result<Vec<DeviceUpdate>, StorageError> {
         let database = self.0.rooms.database();
-        let rows = storage::device_lists::list_device_changes(database, range, limit).await?;
-        let read = |row: DeviceChange| {
-            Some(DeviceUpdate {
-                user_id: UserId::parse(&row.user_id).ok()?,
-                position: row.position,
-                device_id: Some(row.device_id).filter(|device| !device.is_empty()),
-                previous: row.previous,
-            })
-        };
-        Ok(rows.into_iter().filter_map(read).collect())
+        let rows = device_lists::list_device_changes(database, range, limit).await?;
+        Ok(rows.into_iter().filter_map(DeviceUpdate::read).collect())
+    }
+
+    /// What a server has to be told that does not hear of a user of ours yet, oldest first. Devices of
+    /// which nobody was told so far, since they have no keys, count as changed now.
+    pub async fn introduce_devices(
+        &self,
+        user: &UserId,
+    ) -> Result<Vec<DeviceUpdate>, StorageError> {
+        let (database, limit) = (self.0.rooms.database(), INTRODUCED_DEVICES_MAX);
+        let untold = device_lists::list_untold(database, user.as_str(), limit).await?;
+        if !untold.is_empty() {
+            let user = user.to_owned();
+            let noted: Result<(), StorageError> = self
+                .0
+                .rooms
+                .writer()
+                .transact(move |tx| {
+                    Box::pin(async move {
+                        for device in untold.iter().rev() {
+                            device_lists::note_device(tx, user.as_str(), device).await?;
+                        }
+                        Ok(())
+                    })
+                })
+                .await;
+            noted?;
+        }
+        let rows = device_lists::list_devices_of(database, user.as_str(), limit).await?;
+        let updates = rows.into_iter().rev().filter_map(DeviceUpdate::read);
+        Ok(updates.map(|update| DeviceUpdate { is_introduction: true, ..update }).collect())
     }
 
     /// The EDUs that tell of a change, with the keys as they are now: `edu_type` and content. One
@@ -77,7 +119,8 @@ impl Encryption {
             "stream_id": update.position,
             "prev_id": update.previous.into_iter().collect::<Vec<i64>>(),
         });
-        let stored = storage::device_keys::list_keys(self.0.rooms.database(), &[user]).await?;
+        let database = self.0.rooms.database();
+        let stored = storage::device_keys::list_keys(database, &[user]).await?;
         match stored.iter().find(|keys| keys.device_id == *device) {
             Some(keys) => {
                 let signatures = self.load_signatures(Viewer::Server, &[user]).await?;
@@ -86,7 +129,14 @@ impl Encryption {
                     content["device_display_name"] = name.as_str().into();
                 }
             }
-            None => content["deleted"] = true.into(),
+            None => match storage::devices::find(database, user, device).await? {
+                Some(found) => {
+                    if let Some(name) = found.display_name {
+                        content["device_display_name"] = name.into();
+                    }
+                }
+                None => content["deleted"] = true.into(),
+            },
         }
         Ok(vec![("m.device_list_update", content)])
     }
@@ -127,7 +177,7 @@ impl Encryption {
     /// The answer to `GET /user/devices/{userId}` of another server.
     pub async fn describe_devices(&self, user: &UserId) -> Result<Value, StorageError> {
         let database = self.0.rooms.database();
-        let stream_id = storage::device_lists::find_stream_id(database, user.as_str()).await?;
+        let stream_id = device_lists::find_stream_id(database, user.as_str()).await?;
         let query = KeysQuery::from([(user.to_owned(), Vec::new())]);
         let mut found = self.query_local_keys(Viewer::Server, &query).await?;
         let stored = storage::device_keys::list_keys(database, &[user.as_str()]).await?;

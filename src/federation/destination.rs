@@ -143,10 +143,14 @@ impl DestinationState {
             || self.has_stored_edus
     }
 
-    /// Adds a change of a device; of too many, the oldest ones are given up: the server notices that
-    /// it lacks some when it gets a later one.
+    /// Adds a change of a device, unless a later one waits; of too many, the oldest ones are given up: the
+    /// server notices that it lacks some when it gets a later one.
     pub fn add_device_update(&mut self, update: DeviceUpdate) {
         let key = (update.user_id.clone(), update.device_id.clone());
+        let rank = |update: &DeviceUpdate| (update.position, !update.is_introduction);
+        if self.device_updates.get(&key).is_some_and(|known| rank(known) > rank(&update)) {
+            return;
+        }
         self.device_updates.insert(key, update);
         if self.device_updates.len() > DEVICE_UPDATES_MAX {
             let oldest = self.device_updates.iter().min_by_key(|(_, update)| update.position);
@@ -165,14 +169,16 @@ impl DestinationState {
             let key = (update.user_id.clone(), update.device_id.clone());
             self.device_updates.remove(&key);
         }
-        self.updates_in_hand = updates.first().map(|update| update.position);
+        let mut changes = updates.iter().filter(|update| !update.is_introduction);
+        self.updates_in_hand = changes.next().map(|update| update.position);
         updates
     }
 
-    /// The position of the first change of a device that the server has not heard of.
+    /// The position of the first change of a device that the server has not heard of. Introductions are
+    /// not kept: a server that misses them asks for the devices when it needs them.
     pub fn first_device_update(&self) -> Option<i64> {
-        let waiting = self.device_updates.values().map(|update| update.position);
-        waiting.chain(self.updates_in_hand).min()
+        let changes = self.device_updates.values().filter(|update| !update.is_introduction);
+        changes.map(|update| update.position).chain(self.updates_in_hand).min()
     }
 
     /// How many events wait.

@@ -165,6 +165,7 @@ impl Federation {
         tasks.spawn(outbox.clone().run());
         tasks.spawn(outbox.clone().run_keeping());
         tasks.spawn(outbox.clone().run_device_watch(self.0.encryption.clone()));
+        tasks.spawn(outbox.clone().run_introductions());
         tasks.spawn(self.clone().run_expiry());
         self.complete_all().await?;
         let listening = outbox.clone();

@@ -10,7 +10,7 @@ use std::{
 
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
-use ruma::{OwnedServerName, ServerName, UserId};
+use ruma::{OwnedServerName, OwnedUserId, ServerName, UserId};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -57,6 +57,8 @@ pub(super) struct Inner {
     is_enabled: bool,
     feed: mpsc::UnboundedSender<Task>,
     arrivals: Mutex<Option<mpsc::UnboundedReceiver<Task>>>,
+    newcomer_feed: mpsc::UnboundedSender<Newcomer>,
+    pub newcomers: Mutex<Option<mpsc::UnboundedReceiver<Newcomer>>>,
     pub tasks: TaskTracker,
     pub shutdown: CancellationToken,
 }
@@ -66,6 +68,12 @@ enum Task {
     Depart(Departure),
     /// A server has come in.
     Welcome(Arc<Room>, OwnedServerName),
+}
+
+/// A user of ours who has just entered a room.
+pub(super) struct Newcomer {
+    pub room: Arc<Room>,
+    pub user: OwnedUserId,
 }
 
 /// An event that other servers should have.
@@ -89,6 +97,7 @@ impl Outbox {
         (tasks, shutdown): (TaskTracker, CancellationToken),
     ) -> Self {
         let (feed, arrivals) = mpsc::unbounded_channel();
+        let (newcomer_feed, newcomers) = mpsc::unbounded_channel();
         Self(Arc::new(Inner {
             rooms,
             peers,
@@ -103,6 +112,8 @@ impl Outbox {
             is_enabled,
             feed,
             arrivals: Mutex::new(Some(arrivals)),
+            newcomer_feed,
+            newcomers: Mutex::new(Some(newcomers)),
             tasks,
             shutdown,
         }))
@@ -344,6 +355,14 @@ impl AcceptanceHook for Outbox {
 impl Acceptance for Leaving {
     fn accept(&self, accepted: &Accepted<'_>, tx: &mut WriteTx) {
         let own_name = self.outbox.0.rooms.server_name();
+        if self.outbox.0.is_enabled {
+            let newcomers = accepted.joined.iter().map(|(user, _)| user);
+            for user in newcomers.filter(|user| user.server_name() == own_name) {
+                let newcomer = Newcomer { room: Arc::clone(accepted.room), user: user.clone() };
+                let feed = self.outbox.0.newcomer_feed.clone();
+                tx.after_publish(move |_| drop(feed.send(newcomer)));
+            }
+        }
         // A server that is not in the room yet has its event passed on by the one that lets it in.
         if !self.before.iter().any(|server| server == own_name) {
             return;

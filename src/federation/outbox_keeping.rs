@@ -24,8 +24,10 @@ const PAUSE: Duration = Duration::from_secs(5);
 const STEP_EVENTS: usize = 500;
 /// How much lower the number of an event can be than that of one that was committed before it.
 const NUMBERS_SLACK: i64 = 100_000;
-/// Servers that failed before a restart are tried again within this time, not all at once.
-const WAKING_MS: u64 = 60_000;
+/// Servers that failed before a restart are not all tried again at once, but at about this pace …
+const WAKING_PACE_MS: u64 = 50;
+/// … and all of them within this time.
+const WAKING_MS_MAX: u64 = 60_000;
 
 impl Outbox {
     /// Takes up what was left at the last stop: unanswered transactions, missed events, and events
@@ -38,12 +40,14 @@ impl Outbox {
                 self.give(&server, |state| state.unanswered = Some(transaction));
             }
         }
-        for row in destinations::list(database).await? {
+        let rows = destinations::list(database).await?;
+        let waking_ms = (rows.len() as u64 * WAKING_PACE_MS).min(WAKING_MS_MAX);
+        for row in rows {
             let Ok(server) = ServerName::parse(&row.server_name) else { continue };
             let missed = destinations::list_rooms(database, &row.server_name).await?;
             let mut spread = [0; 2];
             self.0.rooms.clock().fill_random(&mut spread);
-            let spread_ms = u64::from(u16::from_le_bytes(spread)) * WAKING_MS / u64::from(u16::MAX);
+            let spread_ms = u64::from(u16::from_le_bytes(spread)) * waking_ms / u64::from(u16::MAX);
             self.give(&server, |state| {
                 state.restore(&row, missed);
                 if state.failures > 0 {

@@ -55,10 +55,20 @@ pub async fn note_change(
     user: &str,
     device: &str,
 ) -> Result<i64, StorageError> {
+    let position = note_device(tx, user, device).await?;
+    note_list_change(tx, user, position).await?;
+    Ok(position)
+}
+
+/// Notes a device of this server within a transaction, for other servers only; returns the position.
+pub async fn note_device(
+    tx: &mut WriteTransaction<'_>,
+    user: &str,
+    device: &str,
+) -> Result<i64, StorageError> {
     let position = tx.next_position();
     let row = Param::Text(serde_json::json!([[user, device, position]]).to_string());
     tx.execute(UPSERT_DEVICE.sql, &[row]).await?;
-    note_list_change(tx, user, position).await?;
     Ok(position)
 }
 
@@ -144,15 +154,37 @@ pub async fn list_device_changes(
 ) -> Result<Vec<DeviceChange>, StorageError> {
     let sql = "SELECT user_id, device_id, position, previous FROM device_changes
         WHERE position > $1 AND position <= $2 ORDER BY position LIMIT $3";
-    let rows: Vec<(String, String, i64, Option<i64>)> =
-        database.fetch_all(sql, &params![after, upto, limit]).await?;
-    let read = |(user_id, device_id, position, previous)| DeviceChange {
-        user_id,
-        device_id,
-        position,
-        previous,
-    };
-    Ok(rows.into_iter().map(read).collect())
+    let rows: Vec<ChangeRow> = database.fetch_all(sql, &params![after, upto, limit]).await?;
+    Ok(rows.into_iter().map(read_change).collect())
+}
+
+/// The latest change of each device that a user of this server has, and of the cross-signing keys,
+/// newest first.
+pub async fn list_devices_of(
+    database: &Database,
+    user: &str,
+    limit: usize,
+) -> Result<Vec<DeviceChange>, StorageError> {
+    let sql = "SELECT c.user_id, c.device_id, c.position, c.previous FROM device_changes c
+        WHERE c.user_id = $1 AND (c.device_id = '' OR EXISTS (SELECT 1 FROM devices d
+            WHERE d.user_id = c.user_id AND d.device_id = c.device_id))
+        ORDER BY c.position DESC LIMIT $2";
+    let rows: Vec<ChangeRow> = database.fetch_all(sql, &params![user, limit]).await?;
+    Ok(rows.into_iter().map(read_change).collect())
+}
+
+/// Devices of a user of this server that nobody was told of, newest first.
+pub async fn list_untold(
+    database: &Database,
+    user: &str,
+    limit: usize,
+) -> Result<Vec<String>, StorageError> {
+    let sql = "SELECT d.device_id FROM devices d WHERE d.user_id = $1
+        AND NOT EXISTS (SELECT 1 FROM device_changes c
+            WHERE c.user_id = d.user_id AND c.device_id = d.device_id)
+        ORDER BY d.created_ts DESC, d.device_id LIMIT $2";
+    let rows: Vec<(String,)> = database.fetch_all(sql, &params![user, limit]).await?;
+    Ok(rows.into_iter().map(|(device,)| device).collect())
 }
 
 /// Users whose lists changed above `after` up to `upto`, with when they did, oldest first.
@@ -179,4 +211,10 @@ pub async fn find_position(database: &Database, user: &str) -> Result<Option<i64
     let sql = "SELECT position FROM device_list_changes WHERE user_id = $1";
     let row: Option<(i64,)> = database.fetch_optional(sql, &params![user]).await?;
     Ok(row.map(|(position,)| position))
+}
+
+type ChangeRow = (String, String, i64, Option<i64>);
+
+fn read_change((user_id, device_id, position, previous): ChangeRow) -> DeviceChange {
+    DeviceChange { user_id, device_id, position, previous }
 }

@@ -1,14 +1,20 @@
 //! Device lists of users of other servers (Server-Server API, "Device Management"): what is kept here is what
 //! is true there, whatever was missed in between.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use serde_json::{Value, json};
+use tokio::{sync::mpsc, time::timeout};
 
 use crate::{
+    both_databases,
     conversation::{next_batch, sync, wait_for},
     federation::{await_membership, create, join, start_pair},
-    harness::{Client, Server},
+    harness::{Client, ScriptedPeer, Server, to_response},
+    hostile_peers::Siege,
     keyring::{CrossSigning, Device, query},
     two_servers,
 };
@@ -42,6 +48,38 @@ async fn await_change(viewer: &Client, since: &str, user: &Client) -> String {
     wait_for(viewer, since, changed).await.1
 }
 
+/// Waits until these are the devices that `viewer` finds of a user; where the next sync begins. A list that
+/// is fetched while its user's server tells of it may be said to have changed once more than it has.
+async fn await_devices(
+    viewer: &Client,
+    since: &str,
+    user: &Client,
+    expected: &BTreeSet<String>,
+) -> String {
+    let mut since = await_change(viewer, since, user).await;
+    while devices_of(viewer, user).await != *expected {
+        since = await_change(viewer, &since, user).await;
+    }
+    since
+}
+
+/// The `m.device_list_update`s that a server is sent from now on.
+fn hear_updates(peer: &ScriptedPeer) -> mpsc::UnboundedReceiver<Value> {
+    let (heard, updates) = mpsc::unbounded_channel();
+    peer.reply("/_matrix/federation/v1/send/", move |_, body| {
+        let mut transaction: Value = serde_json::from_slice(body).unwrap();
+        let edus = transaction["edus"].as_array_mut().map(std::mem::take);
+        for mut edu in edus.unwrap_or_default() {
+            if edu["edu_type"] == "m.device_list_update" {
+                // A test that has ended wants no more.
+                let _ = heard.send(edu["content"].take());
+            }
+        }
+        to_response(&json!({ "pdus": {} }))
+    });
+    updates
+}
+
 async fn leave(client: &Client, room: &str) {
     client.post(&format!("{V3}/rooms/{room}/leave"), &json!({})).await.ok();
 }
@@ -57,8 +95,7 @@ two_servers! {
         assert_eq!(devices_of(alice, bob).await, ids(&[bob]));
         let since = next_batch(&sync(alice, None).await);
         let phone = add_device(&pair.servers[1], 2).await;
-        let since = await_change(alice, &since, bob).await;
-        assert_eq!(devices_of(alice, bob).await, ids(&[bob, &phone]));
+        let since = await_devices(alice, &since, bob, &ids(&[bob, &phone])).await;
         // Cross-signing keys are told by another message, after which changes of devices go on.
         let keys = CrossSigning::new(bob, 10);
         bob.post(&format!("{V3}/keys/device_signing/upload"), &keys.upload()).await.ok();
@@ -113,12 +150,31 @@ two_servers! {
         second.app.federation.outbox().retry(None).await.unwrap();
         // One more change, so that there is something to wait for.
         let laptop = add_device(&second, 4).await;
-        let mut since = await_change(&pair.alice, &since, &pair.bob).await;
         let expected = ids(&[&pair.bob, &tablet, &laptop]);
-        while devices_of(&pair.alice, &pair.bob).await != expected {
-            since = await_change(&pair.alice, &since, &pair.bob).await;
-        }
+        await_devices(&pair.alice, &since, &pair.bob, &expected).await;
         first.stop().await;
         second.stop().await;
+    }
+}
+
+both_databases! {
+    async fn servers_in_a_room_are_told_of_the_devices_of_who_enters_it(backend: Backend) {
+        let siege = Siege::begin(backend).await;
+        let mut updates = hear_updates(&siege.peer);
+        let bare = siege.server.register("bob").await;
+        let phone = add_device(&siege.server, 2).await;
+        phone.post(&format!("{V3}/join/{}", siege.room.room_id), &json!({})).await.ok();
+        let mut told = BTreeMap::new();
+        while told.len() < 2 {
+            let update = timeout(Duration::from_secs(30), updates.recv()).await.unwrap().unwrap();
+            assert_eq!(update["user_id"], bare.user_id);
+            assert!(update["deleted"].is_null(), "{update}");
+            told.insert(update["device_id"].as_str().unwrap().to_owned(), update);
+        }
+        assert!(told[&bare.device_id]["keys"].is_null(), "it has none");
+        assert_eq!(told[&phone.device_id]["keys"]["device_id"], phone.device_id);
+        let stream_ids: BTreeSet<_> =
+            told.values().map(|update| update["stream_id"].as_i64().unwrap()).collect();
+        assert_eq!(stream_ids.len(), 2);
     }
 }
