@@ -230,7 +230,7 @@ pub(super) async fn save_cross_signing_keys(
 /// What a change means for the list that is kept.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Applied {
-    /// It is part of the list already.
+    /// It is part of the list already, or concerns nobody.
     Known,
     /// It is in the list now, or no list is kept.
     New,
@@ -245,7 +245,9 @@ async fn apply_to_list(
 ) -> Result<Applied, StorageError> {
     let user = update.user_id.as_str();
     let Some(list) = remote_devices::find_list(tx, user).await? else {
-        return Ok(Applied::New);
+        // Nobody sees a device without keys.
+        let is_bare = update.keys.is_none() && !update.deleted;
+        return Ok(if is_bare { Applied::Known } else { Applied::New });
     };
     let follows =
         !update.prev_id.is_empty() && update.prev_id.iter().all(|id| *id == list.stream_id);
