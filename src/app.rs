@@ -196,6 +196,8 @@ impl App {
         self.tasks.spawn(async move { shutdown.run_until_cancelled(retention).await });
         let (sticky, shutdown) = (self.rooms.clone().run_sticky(), self.shutdown.clone());
         self.tasks.spawn(async move { shutdown.run_until_cancelled(sticky).await });
+        let (collection, shutdown) = (self.rooms.clone().run_collection(), self.shutdown.clone());
+        self.tasks.spawn(async move { shutdown.run_until_cancelled(collection).await });
         let checkpoints = run_checkpoints(Arc::new(self.database.clone()), CHECKPOINT_PAUSE);
         let shutdown = self.shutdown.clone();
         self.tasks.spawn(async move {
@@ -204,6 +206,35 @@ impl App {
                 () = shutdown.cancelled() => {}
             }
         });
+    }
+}
+
+/// The room engine alone, with the data of a server that does not run: nothing happens in the background.
+pub struct StoppedServer {
+    pub rooms: Rooms,
+    database: Database,
+    _data_dir_lock: File,
+}
+
+impl StoppedServer {
+    /// Opens the data. Fails with [`StartError::DataDirInUse`] while a server runs.
+    pub async fn open(config: &Config, clock: Clock) -> Result<Self, StartError> {
+        let data_dir_lock = lock_data_dir(&config.server.data_dir)?;
+        let signing_key = load_signing_key(config, &clock)?;
+        let (database, writer) = open_store(config).await?;
+        let identity = (config.server.name.clone(), signing_key);
+        let store = (database.clone(), writer);
+        let settings = room_settings(config);
+        let rooms = Rooms::load(store, clock, identity, Notifier::new(), settings).await?;
+        rooms.skip_named_states().await?;
+        Ok(Self { rooms, database, _data_dir_lock: data_dir_lock })
+    }
+
+    /// Leaves an empty write-ahead log.
+    pub async fn close(self) {
+        if let Err(error) = self.database.checkpoint(true).await {
+            tracing::warn!(%error, "the write-ahead log was not emptied");
+        }
     }
 }
 

@@ -9,6 +9,7 @@ mod migrate;
 mod operator;
 mod registration_token;
 mod room;
+mod room_care;
 mod serve;
 mod user;
 
@@ -72,7 +73,7 @@ enum Command {
     /// Register bridges and bots and see how they are doing, whether the server runs or not
     #[command(subcommand)]
     Appservice(appservice::AppserviceCommand),
-    /// See where rooms stand and whether all is well with them, whether the server runs or not
+    /// See where rooms stand and whether all is well with them, and mend what is not
     #[command(subcommand)]
     Room(room::RoomCommand),
     /// Make a database safe that was restored from a backup, whether the server runs or not

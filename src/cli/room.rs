@@ -1,4 +1,5 @@
-//! `hearth room list | show | check`: what is known of rooms, and whether it agrees with their events.
+//! `hearth room list | show | check | rebuild`: what is known of rooms, and whether it agrees with their events.
+//! Checking and mending all rooms, with what is shown meanwhile, is in `room_care`.
 
 use clap::Subcommand;
 use ruma::OwnedRoomId;
@@ -7,11 +8,12 @@ use serde::{Deserialize, Serialize};
 use super::{
     CommandError,
     operator::{Outcome, Request, ask},
+    room_care,
     user::block_on,
 };
 use crate::{
     rooms::{Room, RoomReport, Rooms},
-    storage::{RoomNid, StorageError},
+    storage::{RoomNid, StorageError, rooms::RoomRow},
 };
 
 /// Rooms in one answer.
@@ -26,10 +28,21 @@ pub(super) enum RoomCommand {
         /// Such as !abc:example.org
         room: OwnedRoomId,
     },
-    /// Compare what was derived from a room's events with the events
+    /// Compare what was derived from the events of rooms with the events
     Check {
+        /// Such as !abc:example.org [default: all rooms]
+        room: Option<OwnedRoomId>,
+    },
+    /// Derive everything anew from the events of rooms and mend what differs. Stop the server first
+    ///
+    /// A room is mended as a whole or not at all, so this may be interrupted and repeated.
+    Rebuild {
         /// Such as !abc:example.org
-        room: OwnedRoomId,
+        #[arg(required_unless_present = "all")]
+        room: Option<OwnedRoomId>,
+        /// All rooms
+        #[arg(long, conflicts_with = "room")]
+        all: bool,
     },
 }
 
@@ -46,6 +59,10 @@ pub(super) enum RoomRequest {
     },
     Check {
         room: OwnedRoomId,
+    },
+    /// The IDs of the rooms behind the one with this number.
+    Ids {
+        after: i64,
     },
 }
 
@@ -66,26 +83,30 @@ pub(super) fn run(
         let mut request = match command {
             RoomCommand::List => RoomRequest::List { after: 0 },
             RoomCommand::Show { room } => RoomRequest::Show { room },
-            RoomCommand::Check { room } => RoomRequest::Check { room },
+            RoomCommand::Check { room } => return room_care::check(config, room).await,
+            RoomCommand::Rebuild { room, .. } => return room_care::rebuild(config, room).await,
         };
         loop {
-            let answer = match ask(config, Request::Room { request }).await? {
-                Outcome::Room(answer) => answer,
-                Outcome::Refused(reason) => return Err(CommandError::Refused(reason)),
-                _ => return Err(CommandError::OtherVersion),
-            };
+            let answer = ask_rooms(config, request).await?;
             answer.lines.iter().for_each(|line| println!("{line}"));
             match answer.next {
                 Some(after) => request = RoomRequest::List { after },
-                None if answer.has_problems => {
-                    return Err(CommandError::Refused(
-                        "the room is not as it should be".to_owned(),
-                    ));
-                }
                 None => return Ok(()),
             }
         }
     })
+}
+
+/// Asks the running server, or one built for the occasion.
+pub(super) async fn ask_rooms(
+    config: &crate::config::Config,
+    request: RoomRequest,
+) -> Result<RoomLines, CommandError> {
+    match ask(config, Request::Room { request }).await? {
+        Outcome::Room(answer) => Ok(answer),
+        Outcome::Refused(reason) => Err(CommandError::Refused(reason)),
+        _ => Err(CommandError::OtherVersion),
+    }
 }
 
 /// Answers a question. None when there is no such room.
@@ -93,35 +114,40 @@ pub(super) async fn answer(
     rooms: &Rooms,
     request: RoomRequest,
 ) -> Result<Option<RoomLines>, StorageError> {
-    let (room, checks) = match request {
-        RoomRequest::List { after } => return list(rooms, after).await.map(Some),
-        RoomRequest::Show { room } => (room, false),
-        RoomRequest::Check { room } => (room, true),
+    let room = match request {
+        RoomRequest::List { after } => return list(rooms, after, describe_shortly).await.map(Some),
+        RoomRequest::Ids { after } => {
+            return list(rooms, after, |row| row.room_id.clone()).await.map(Some);
+        }
+        RoomRequest::Check { room } => {
+            let problems = rooms.check_room(&room, &|_, _| ()).await?;
+            return Ok(problems.map(|lines| RoomLines {
+                has_problems: !lines.is_empty(),
+                lines,
+                next: None,
+            }));
+        }
+        RoomRequest::Show { room } => room,
     };
     let Some(room) = rooms.find(&room).await? else {
         return Ok(None);
     };
-    if checks {
-        let problems = rooms.find_differences(&room).await?;
-        let has_problems = !problems.is_empty();
-        let lines = match has_problems {
-            true => problems,
-            false => vec![format!("{} is as it should be.", room.room_id)],
-        };
-        return Ok(Some(RoomLines { lines, next: None, has_problems }));
-    }
     let report = rooms.report(&room).await?;
     Ok(Some(RoomLines { lines: describe(&room, &report), ..RoomLines::default() }))
 }
 
-async fn list(rooms: &Rooms, after: i64) -> Result<RoomLines, StorageError> {
+async fn list(
+    rooms: &Rooms,
+    after: i64,
+    line: fn(&RoomRow) -> String,
+) -> Result<RoomLines, StorageError> {
     let page = rooms.list_rooms(RoomNid(after), PAGE_ROOMS_MAX).await?;
-    let next = page.last().filter(|_| page.len() == PAGE_ROOMS_MAX).map(|room| room.nid.0);
-    let line = |room: &std::sync::Arc<Room>| {
-        let (head, version) = (room.head(), room.rules.version);
-        format!("{}  version {version}, {} joined", room.room_id, head.joined_count)
-    };
+    let next = page.last().filter(|_| page.len() == PAGE_ROOMS_MAX).map(|row| row.nid.0);
     Ok(RoomLines { lines: page.iter().map(line).collect(), next, has_problems: false })
+}
+
+fn describe_shortly(row: &RoomRow) -> String {
+    format!("{}  version {}, {} joined", row.room_id, row.version, row.joined_count)
 }
 
 fn describe(room: &Room, report: &RoomReport) -> Vec<String> {
@@ -132,6 +158,7 @@ fn describe(room: &Room, report: &RoomReport) -> Vec<String> {
             "The state has {} entries, in {} rows of {} bytes.",
             report.state_entries, report.snapshot_rows, report.snapshot_bytes
         ),
+        format!("The room has forked or been merged {} times.", report.fork_count),
         format!("{} events wait for others.", report.waiting_count),
     ];
     lines.extend(report.extremities.iter().map(|id| format!("ends at {id}")));

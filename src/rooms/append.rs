@@ -263,7 +263,7 @@ impl Rooms {
         }
     }
 
-    async fn fetch_key(
+    pub(super) async fn fetch_key(
         &self,
         kind: String,
         state_key: String,

@@ -21,6 +21,7 @@ use super::{
     rejudging::{Judgement, Roots, Whole},
     room::Room,
     state::{State, differences},
+    summary,
     told_state::ToldState,
     user_rooms::UserRoom,
 };
@@ -47,6 +48,7 @@ impl Rooms {
         let Some(partial) = room.head().partial().cloned() else {
             return Ok(false);
         };
+        let _holder = Arc::clone(&self.0.long_holders);
         let join = self.events().load_one(room.facts(), partial.join).await?;
         let hunt = Hunt::new(self, server, room).await?;
         let told = hunt.fetch_told_state(&join.event).await?;
@@ -315,7 +317,12 @@ impl Attempt<'_> {
             Some(reason) => {
                 storage::graph::save_verdict(&mut self.tx, stored.nid, self.room_nid, reason);
             }
-            None if judged.is_cleared => storage::graph::delete_verdict(&mut self.tx, stored.nid),
+            None if judged.is_cleared => {
+                storage::graph::delete_verdict(&mut self.tx, stored.nid);
+                if stored.ordering() != 0 {
+                    summary::insert_relation(&mut self.tx, stored);
+                }
+            }
             None => {}
         }
         let (engine, event, after) =

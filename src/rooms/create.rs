@@ -143,7 +143,7 @@ impl NewRoom {
     }
 
     /// The first events, in the order of the specification.
-    fn list_events(&self, alias: Option<&ReservedAlias>) -> Vec<EventRequest> {
+    pub(super) fn list_events(&self, alias: Option<&ReservedAlias>) -> Vec<EventRequest> {
         let mut events = vec![
             self.state("m.room.create", "", self.create_content()),
             self.member(&self.creator, "join", &self.creator_profile),

@@ -292,6 +292,12 @@ impl EventStore {
         self.cache.remove(&nid);
     }
 
+    /// Lets go of everything.
+    pub fn forget_all(&self) {
+        self.cache.clear();
+        self.nids.clear();
+    }
+
     /// The number of an event, in whichever room.
     pub async fn find_nid(&self, id: &EventId) -> Result<Option<EventNid>, StorageError> {
         if let Some(nid) = self.nids.get(id) {

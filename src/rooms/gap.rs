@@ -228,7 +228,9 @@ impl<'a> Hunt<'a> {
         for _ in 0..AUTH_ROUNDS_MAX {
             let here = {
                 let _alone = self.room.receiving.lock().await;
-                self.rooms.import_outliers(self.room, &events).await?
+                let here = self.rooms.import_outliers(self.room, &events).await?;
+                self.rooms.free_waiting_for(self.room, &events).await?;
+                here
             };
             let came: HashSet<&EventId> = events.iter().map(|event| event.event_id()).collect();
             let named = events.iter().flat_map(|event| event.auth_events());

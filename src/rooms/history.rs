@@ -174,11 +174,11 @@ impl Rooms {
         let Some(newest) = events.iter().max_by_key(|event| event.ordering()) else {
             return Ok(Vec::new());
         };
-        let state = self.load_state(newest.state_nid).await?;
         let senders: BTreeSet<_> = events.iter().map(|event| event.event.sender()).collect();
         let mut members = Vec::with_capacity(senders.len());
         for sender in senders {
-            members.extend(self.find_in_state(room, &state, MEMBER, sender.as_str()).await?);
+            let key = (MEMBER, sender.as_str());
+            members.extend(self.find_before(room, newest, key).await?);
         }
         Ok(members)
     }

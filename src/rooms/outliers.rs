@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use ruma::{EventId, OwnedEventId};
+use ruma::{EventId, OwnedEventId, UserId};
 
 use super::{
     commit::write_event,
@@ -71,7 +71,11 @@ impl Rooms {
         let mut written = Vec::new();
         for event in chunk {
             let known = here.get(event.event_id());
-            if known.is_some_and(|known| !known.is_waiting()) || event.room_id() != room.room_id {
+            if event.room_id() != room.room_id {
+                continue;
+            }
+            if let Some(known) = known.filter(|known| !known.is_waiting()) {
+                self.note_edges_of_member(event, known, here, &mut tx);
                 continue;
             }
             let is_judged = |id: &EventId| here.get(id).is_some_and(|known| !known.is_waiting());
@@ -83,11 +87,30 @@ impl Rooms {
             here.insert(event.event_id().to_owned(), Arc::clone(&stored));
             written.push(stored);
         }
-        if !written.is_empty() {
+        if !tx.is_empty() {
             self.0.writer.commit(tx).await?;
             written.iter().for_each(|event| self.0.events.remember(event));
         }
         Ok(())
+    }
+
+    /// An invitation or knock of one of our users may have come before anything else of the room: what it
+    /// names for its authorisation could not be noted then.
+    fn note_edges_of_member(
+        &self,
+        event: &Event,
+        known: &StoredEvent,
+        here: &Imported,
+        tx: &mut WriteTx,
+    ) {
+        let user = event.state_key().and_then(|user| <&UserId>::try_from(user).ok());
+        let is_ours = user.is_some_and(|user| user.server_name() == self.server_name());
+        let Some(key) = known.state_key_nid.filter(|_| is_ours && !known.is_in_graph()) else {
+            return;
+        };
+        for parent in event.auth_events().filter_map(|id| here.get(id)) {
+            storage::graph::insert_auth_edge(tx, parent.nid, (known.nid, key));
+        }
     }
 
     /// Judges an event by its authorisation events, all of which are here, and queues its rows.

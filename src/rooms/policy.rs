@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// How often a signature is asked for because the room has moved on meanwhile.
-const ROUNDS_MAX: usize = 5;
+pub(super) const ROUNDS_MAX: usize = 5;
 /// How often what an attempt lacks is fetched.
 const FETCHES_MAX: usize = 16;
 
@@ -49,10 +49,7 @@ impl Rooms {
         // So that events of this server do not overtake each other.
         let _alone = room.asking.lock().await;
         for _ in 0..ROUNDS_MAX {
-            let mut signed = Vec::with_capacity(requests.len());
-            for event in self.draft_all(room, requests, &mut known).await? {
-                signed.push(self.ask_for_signature(room, &policy, event).await?);
-            }
+            let signed = self.make_signed(room, requests, &mut known, &policy).await?;
             let placed = self
                 .attempt(room, &mut known, extra, |attempt| attempt.add_made(requests, &signed))
                 .await;
@@ -62,6 +59,21 @@ impl Rooms {
             }
         }
         Err(AppendError::Contended)
+    }
+
+    /// The events as they would follow the head now, signed by the policy server and appended to nothing.
+    pub(super) async fn make_signed(
+        &self,
+        room: &Arc<Room>,
+        requests: &[EventRequest],
+        known: &mut Known,
+        policy: &PolicyServer,
+    ) -> Result<Vec<Arc<Event>>, AppendError> {
+        let mut signed = Vec::with_capacity(requests.len());
+        for event in self.draft_all(room, requests, known).await? {
+            signed.push(self.ask_for_signature(room, policy, event).await?);
+        }
+        Ok(signed)
     }
 
     /// The events as they would follow the head now, appended to nothing.
@@ -115,7 +127,7 @@ impl Rooms {
 
 impl Attempt<'_> {
     /// As `add_all`, with events that were made of the requests before.
-    fn add_made(
+    pub(super) fn add_made(
         &mut self,
         requests: &[EventRequest],
         made: &[Arc<Event>],

@@ -214,6 +214,24 @@ impl Rooms {
         Ok(())
     }
 
+    /// Judges what waited for events that came as part of a state or an authorisation chain: such an event
+    /// may authorise what could not be judged without it.
+    pub(super) async fn free_waiting_for(
+        &self,
+        room: &Arc<Room>,
+        events: &[Arc<Event>],
+    ) -> Result<(), ReceiveError> {
+        let awaited = storage::graph::list_awaited(&self.0.database, room.nid).await?;
+        if awaited.is_empty() {
+            return Ok(());
+        }
+        let key_of = |event: &Event| super::event_store::event_key(event.event_id());
+        for event in events.iter().filter(|event| awaited.contains(&key_of(event))) {
+            self.free_waiting(room, event).await?;
+        }
+        Ok(())
+    }
+
     /// Where an event belongs that one of the graph names already: below that one. None for an event
     /// that nobody has named yet.
     async fn find_late_place(

@@ -23,6 +23,7 @@ use super::{
     own_key::OwnKey,
     partial::PartialRooms,
     room::{Head, PINNED_KINDS, Room},
+    snapshot::{SnapshotCache, SnapshotWeighter, undivided},
     source::EventSource,
     state::{State, StateMap},
     state_keys::StateKeys,
@@ -84,7 +85,11 @@ pub(super) struct Engine {
     /// Events that clients get wherever they lie.
     pub sticky: StickyEvents,
     rooms: Registry,
-    states: Cache<StateNid, Arc<State>, StateWeighter>,
+    pub states: Cache<StateNid, Arc<State>, StateWeighter>,
+    /// Rows of states: what states share is kept and read once.
+    pub snapshots: SnapshotCache,
+    /// Cloned by who holds states that nothing names for longer than a collection waits.
+    pub long_holders: Arc<()>,
     /// What states resolved to, by their snapshots.
     pub resolutions: Cache<Vec<StateNid>, StateMap>,
     /// The snapshots of the states after state events, as far as there are any.
@@ -108,7 +113,7 @@ struct Registry {
 }
 
 #[derive(Clone)]
-struct StateWeighter;
+pub(super) struct StateWeighter;
 
 impl Weighter<StateNid, Arc<State>> for StateWeighter {
     fn weight(&self, _: &StateNid, state: &Arc<State>) -> u64 {
@@ -128,7 +133,7 @@ impl Rooms {
         let next = |newest: i64| AtomicI64::new(newest + 1);
         Ok(Self(Arc::new(Engine {
             keys: StateKeys::load(database.clone(), share(10)).await?,
-            events: EventStore::new(database.clone(), share(50)),
+            events: EventStore::new(database.clone(), share(46)),
             users: AllUserRooms::new(share(10)),
             transactions: Transactions::default(),
             acceptance: Hook::default(),
@@ -140,11 +145,13 @@ impl Rooms {
             sticky: StickyEvents::load(&database, clock.now_ms()).await?,
             signing_key: OwnKey::load(&database, signing_key).await?,
             rooms: Registry {
-                strong: Cache::with_weighter(1024, share(20), NotedWeighter),
+                strong: undivided(1024, share(20), NotedWeighter),
                 known: Mutex::default(),
                 nids: Cache::new(16 * 1024),
             },
-            states: Cache::with_weighter(256, share(10), StateWeighter),
+            states: undivided(256, share(10), StateWeighter),
+            snapshots: undivided(1024, share(4), SnapshotWeighter),
+            long_holders: Arc::default(),
             resolutions: Cache::new(RESOLUTIONS_MAX),
             states_after: Cache::new(STATES_AFTER_MAX),
             resolving: Semaphore::new(RESOLVING_MAX),
@@ -226,6 +233,15 @@ impl Rooms {
         &self.0.signing_key
     }
 
+    /// The state that a snapshot holds; None when it is not there any more, since nothing names it.
+    pub async fn find_state(&self, nid: StateNid) -> Result<Option<Arc<State>>, StorageError> {
+        match self.0.load_state(nid).await {
+            Ok(state) => Ok(Some(state)),
+            Err(StorageError::Damaged(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Reads events.
     pub fn events(&self) -> &EventStore {
         &self.0.events
@@ -264,6 +280,11 @@ impl Engine {
 
     pub fn next_state_nid(&self) -> StateNid {
         StateNid(self.next_state.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Has new states get higher numbers than this one.
+    pub fn skip_state_nids(&self, upto: StateNid) {
+        self.next_state.fetch_max(upto.0 + 1, Ordering::Relaxed);
     }
 
     pub fn next_room_nid(&self) -> RoomNid {
@@ -370,6 +391,18 @@ impl Engine {
         self.rooms.strong.remove(&room.nid);
     }
 
+    /// Forgets a room that was written behind its back, with everything that may be of it.
+    pub fn forget_all_of(&self, nid: RoomNid) {
+        if let Some(room) = self.find_in_memory(nid) {
+            self.forget_room(&room);
+        }
+        self.states.clear();
+        self.snapshots.clear();
+        self.resolutions.clear();
+        self.states_after.clear();
+        self.events.forget_all();
+    }
+
     pub async fn load_pinned(
         &self,
         facts: RoomFacts<'_>,
@@ -399,8 +432,7 @@ impl Engine {
         if let Some(state) = self.states.get(&nid) {
             return Ok(state);
         }
-        let rows = storage::snapshots::load_chain(&self.database, nid).await?;
-        let state = Arc::new(State::from_chain(rows)?);
+        let state = Arc::new(State::of_snapshots(self.load_snapshots(nid).await?)?);
         self.states.insert(nid, Arc::clone(&state));
         Ok(state)
     }
@@ -408,7 +440,7 @@ impl Engine {
 
 /// The extremities as [`Head::encode_extremities`] writes them: events, and the states after them where
 /// there are several.
-fn decode_extremities(text: &str) -> Option<(Vec<EventNid>, Vec<StateNid>)> {
+pub(super) fn decode_extremities(text: &str) -> Option<(Vec<EventNid>, Vec<StateNid>)> {
     if let Ok(nids) = serde_json::from_str::<Vec<i64>>(text) {
         return Some((nids.into_iter().map(EventNid).collect(), Vec::new()));
     }

@@ -164,10 +164,12 @@ impl SearchIndex {
         match event.kind() {
             "m.room.message" | "m.room.name" | "m.room.topic" if !stored.is_redacted() => {}
             "m.room.redaction" => {
+                // One that was not allowed to has redacted nothing.
                 if let Some(target) = event.redacts(room.rules)
-                    && let Some(target) = self.rooms.events().find_nid(&target).await?
+                    && let Some(target) = self.rooms.find_any_event(room, &target).await?
+                    && target.is_redacted()
                 {
-                    search::delete(tx, room.nid, target);
+                    search::delete(tx, room.nid, target.nid);
                 }
                 return Ok(());
             }

@@ -41,9 +41,8 @@ impl<'a> ServerView<'a> {
         if event.event.sender().server_name() == self.server || !event.is_in_graph() {
             return Ok(true);
         }
-        let state = self.rooms.load_state(event.state_nid).await?;
         let kind = "m.room.history_visibility";
-        let before = self.rooms.find_in_state(self.room, &state, kind, "").await?;
+        let before = self.rooms.find_before(self.room, event, (kind, "")).await?;
         let before = HistoryVisibility::of_state(before.as_ref().map(|stored| &*stored.event));
         let after = match event.event.is_state_of(kind, "") {
             true => HistoryVisibility::of_state(Some(&event.event)),
@@ -66,6 +65,7 @@ impl<'a> ServerView<'a> {
         if event.state_key_nid.is_some_and(|key| users.contains(&key)) && suffices(&event.event) {
             return Ok(true);
         }
+        let state = self.rooms.load_state(event.state_nid).await?;
         let nids: Vec<_> = users.iter().filter_map(|user| state.get(*user)).collect();
         for nid in nids {
             let member = self.rooms.events().load_one(self.room.facts(), nid).await?;

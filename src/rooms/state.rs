@@ -6,9 +6,10 @@
 
 use std::sync::Arc;
 
+use super::snapshot::Snapshot;
 use crate::storage::{
     EventNid, StateKeyNid, StateNid, StorageError, WriteTx,
-    snapshots::{self, SnapshotRow},
+    snapshots::{self, DeltaReader, SnapshotRow},
 };
 
 /// State keys and the events that hold them. Clones share structure.
@@ -16,6 +17,9 @@ pub(super) type StateMap = imbl::OrdMap<StateKeyNid, EventNid>;
 
 /// In a delta: the key has no event any more.
 const REMOVED: EventNid = EventNid(0);
+
+/// What a delta says of a key.
+type Pair = (StateKeyNid, EventNid);
 
 /// One difference between two states: the key, and its event in each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,13 +35,6 @@ pub struct State {
     map: StateMap,
     /// The snapshots from the root to here, by rising height.
     chain: Vec<Arc<Snapshot>>,
-}
-
-#[derive(Debug)]
-struct Snapshot {
-    nid: StateNid,
-    height: i64,
-    delta: Vec<u8>,
 }
 
 impl State {
@@ -86,6 +83,32 @@ impl State {
         &self.map
     }
 
+    /// The snapshots that it is read from.
+    pub(super) fn chain_nids(&self) -> impl Iterator<Item = StateNid> + '_ {
+        self.chain.iter().map(|snapshot| snapshot.nid)
+    }
+
+    /// Whether it holds just this.
+    pub(super) fn holds(&self, map: &StateMap) -> bool {
+        self.map.ptr_eq(map) || self.map.diff(map).next().is_none()
+    }
+
+    /// The same state with a map that holds the same and shares structure with others.
+    pub(super) fn with_map(self, map: StateMap) -> Self {
+        Self { map, ..self }
+    }
+
+    /// The state that a row makes of this one, its parent.
+    pub(super) fn with_row(&self, row: SnapshotRow) -> Result<Self, StorageError> {
+        let (mut map, mut chain) = (self.map.clone(), self.chain.clone());
+        let snapshot = Snapshot::new(row);
+        for (key, event) in snapshots::decode_delta(&snapshot.delta)? {
+            apply_change(&mut map, key, event);
+        }
+        chain.push(Arc::new(snapshot));
+        Ok(Self { map, chain })
+    }
+
     /// Whether both hold the same.
     pub(super) fn is_same(&self, other: &Self) -> bool {
         self.nid() == other.nid() || self.map.diff(&other.map).next().is_none()
@@ -113,19 +136,16 @@ impl State {
         let height = self.chain.last().map_or(0, |snapshot| snapshot.height) + 1;
         let floor = height - (height & -height);
         let mut chain = self.chain.clone();
-        let mut merged: StateMap =
+        let newest: StateMap =
             changes.iter().map(|(key, event)| (*key, event.unwrap_or(REMOVED))).collect();
+        let mut pairs: Vec<Pair> = newest.into_iter().collect();
         while let Some(snapshot) = chain.pop_if(|snapshot| snapshot.height > floor) {
-            for (key, event) in snapshots::decode_delta(&snapshot.delta)? {
-                // What came later is there already and stays.
-                merged.entry(key).or_insert(event);
-            }
+            pairs = merge(pairs, &snapshot.delta)?;
         }
-        let pairs: Vec<_> = merged.iter().map(|(key, event)| (*key, *event)).collect();
         let delta = snapshots::encode_delta(&pairs);
         let parent = chain.last().map_or(StateNid::EMPTY, |snapshot| snapshot.nid);
-        let row = SnapshotRow { nid, parent, height, delta: delta.clone() };
-        chain.push(Arc::new(Snapshot { nid, height, delta }));
+        let row = SnapshotRow { nid, parent, height, delta };
+        chain.push(Arc::new(Snapshot::new(row.clone())));
         let mut map = self.map.clone();
         for (key, event) in changes {
             apply_change(&mut map, *key, event.unwrap_or(REMOVED));
@@ -168,21 +188,24 @@ impl State {
         let height = (map.len().max(1) as u64).next_power_of_two().cast_signed();
         let pairs: Vec<_> = map.iter().map(|(key, event)| (*key, *event)).collect();
         let delta = snapshots::encode_delta(&pairs);
-        let row = SnapshotRow { nid, parent: StateNid::EMPTY, height, delta: delta.clone() };
-        let chain = vec![Arc::new(Snapshot { nid, height, delta })];
+        let row = SnapshotRow { nid, parent: StateNid::EMPTY, height, delta };
+        let chain = vec![Arc::new(Snapshot::new(row.clone()))];
         (Self { map, chain }, row)
     }
 
     /// Puts the rows of a chain together, oldest first.
     pub fn from_chain(rows: Vec<SnapshotRow>) -> Result<Self, StorageError> {
-        let mut state = Self::default();
-        for SnapshotRow { nid, height, delta, .. } in rows {
-            for (key, event) in snapshots::decode_delta(&delta)? {
-                apply_change(&mut state.map, key, event);
-            }
-            state.chain.push(Arc::new(Snapshot { nid, height, delta }));
+        Self::of_snapshots(rows.into_iter().map(|row| Arc::new(Snapshot::new(row))).collect())
+    }
+
+    /// The same of rows in memory.
+    pub(super) fn of_snapshots(chain: Vec<Arc<Snapshot>>) -> Result<Self, StorageError> {
+        let mut pairs = Vec::new();
+        for snapshot in chain.iter().rev() {
+            pairs = merge(pairs, &snapshot.delta)?;
         }
-        Ok(state)
+        pairs.retain(|(_, event)| *event != REMOVED);
+        Ok(Self { map: pairs.into_iter().collect(), chain })
     }
 
     /// Roughly what it takes in memory when nothing is shared.
@@ -206,6 +229,24 @@ pub(super) fn differences(old: &StateMap, new: &StateMap) -> Vec<Difference> {
         }
     };
     old.diff(new).map(difference).collect()
+}
+
+/// The pairs of a delta under those of newer ones. All are sorted by key, each of which is there once; from the
+/// newest delta to the oldest, whose sizes grow, this costs as much as the sizes of all.
+fn merge(newer: Vec<Pair>, older: &[u8]) -> Result<Vec<Pair>, StorageError> {
+    let mut merged = Vec::with_capacity(newer.len());
+    let mut newer = newer.into_iter().peekable();
+    for pair in DeltaReader::new(older) {
+        let (key, event) = pair?;
+        while let Some(first) = newer.next_if(|(first, _)| *first < key) {
+            merged.push(first);
+        }
+        if newer.peek().is_none_or(|(next, _)| *next != key) {
+            merged.push((key, event));
+        }
+    }
+    merged.extend(newer);
+    Ok(merged)
 }
 
 fn apply_change(map: &mut StateMap, key: StateKeyNid, event: EventNid) {

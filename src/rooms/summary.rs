@@ -57,13 +57,16 @@ impl RelatesTo<'_> {
     }
 }
 
-/// Adds the row of the event's relation, if it has one. State events do not relate.
+/// The relation that the store keeps of an event. State events do not relate.
+pub(super) fn relation_to_keep(event: &Event) -> Option<(String, ruma::OwnedEventId)> {
+    let can_relate = !event.is_state() && !event.kind().contains('\0');
+    can_relate.then(|| relationship_of(event)).flatten()
+}
+
+/// Adds the row of the event's relation, if it has one.
 pub(super) fn insert_relation(tx: &mut WriteTx, stored: &StoredEvent) {
     let event = &stored.event;
-    if event.is_state() || event.kind().contains('\0') {
-        return;
-    }
-    if let Some((rel_type, target)) = relationship_of(event) {
+    if let Some((rel_type, target)) = relation_to_keep(event) {
         let relation = Relation {
             target_key: &event_key(&target),
             event: stored.nid,

@@ -108,7 +108,9 @@ impl Hunt<'_> {
             count += batch.len();
             let here = {
                 let _alone = self.room.receiving.lock().await;
-                self.rooms.import_outliers(self.room, &batch).await?
+                let here = self.rooms.import_outliers(self.room, &batch).await?;
+                self.rooms.free_waiting_for(self.room, &batch).await?;
+                here
             };
             let is_here = |event: &&Arc<Event>| here.contains_key(event.event_id());
             held.extend(batch.iter().filter(|event| !is_here(event)).cloned());

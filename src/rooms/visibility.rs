@@ -114,6 +114,33 @@ impl Rooms {
     }
 }
 
+impl Rooms {
+    /// The event that holds a key in the state before another event, found without the rest of that state.
+    pub async fn find_key_before(
+        &self,
+        event: &StoredEvent,
+        key: StateKeyNid,
+    ) -> Result<Option<EventNid>, StorageError> {
+        self.0.find_in_stored(event.state_nid, key).await
+    }
+
+    /// An event of the state before another one, read without the rest of that state.
+    pub(super) async fn find_before(
+        &self,
+        room: &Room,
+        event: &StoredEvent,
+        (kind, state_key): (&str, &str),
+    ) -> Result<Option<Arc<StoredEvent>>, StorageError> {
+        let Some(key) = self.0.keys.find(kind, state_key).await? else {
+            return Ok(None);
+        };
+        match self.find_key_before(event, key.nid).await? {
+            Some(nid) => self.0.events.load_one(room.facts(), nid).await.map(Some),
+            None => Ok(None),
+        }
+    }
+}
+
 impl Viewer {
     /// The room's head when the view began.
     pub fn head(&self) -> &Arc<Head> {
@@ -191,9 +218,9 @@ impl Viewer {
     }
 
     async fn moment_before(&self, event: &StoredEvent) -> Result<Moment, StorageError> {
-        let state = self.rooms.load_state(event.state_nid).await?;
         let load = async |key: Option<StateKeyNid>| -> Result<_, StorageError> {
-            match key.and_then(|key| state.get(key)) {
+            let Some(key) = key else { return Ok(None) };
+            match self.rooms.find_key_before(event, key).await? {
                 Some(nid) => self.load(nid).await.map(Some),
                 None => Ok(None),
             }

@@ -15,8 +15,10 @@ use crate::config::{ListenAddress, SocketMode};
 
 /// A question holds a name and a password; an answer at most a page of accounts.
 const LINE_BYTES_MAX: u64 = 1 << 20;
-/// How long one conversation may take, which includes hashing a password on a busy machine.
-const CONVERSATION_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a question may take to arrive.
+const QUESTION_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long one conversation may take, which includes looking through a big room on a busy machine.
+const CONVERSATION_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 /// Nobody but the user who runs the server.
 const MODE: SocketMode = SocketMode(0o600);
 
@@ -39,7 +41,8 @@ impl OperatorSocket {
             let Ok((wire, _)) = accepted else { continue };
             let conversation = async {
                 let mut stream = BufReader::new(wire);
-                let question = read_line(&mut stream).await?;
+                let reading = tokio::time::timeout(QUESTION_TIMEOUT, read_line(&mut stream));
+                let question = reading.await??;
                 let mut line = answer(question).await;
                 line.push('\n');
                 stream.write_all(line.as_bytes()).await?;

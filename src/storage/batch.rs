@@ -46,7 +46,7 @@ pub struct WriteTx {
     pub(super) commit_hooks: Vec<CommitHook>,
     pub(super) publish_hooks: Vec<CommitHook>,
     pub(super) failure_hooks: Vec<FailureHook>,
-    pub(super) guard: Option<(Arc<AtomicU64>, u64)>,
+    pub(super) guards: Vec<(Arc<AtomicU64>, u64)>,
 }
 
 impl WriteTx {
@@ -94,13 +94,35 @@ impl WriteTx {
     /// Refuses the job when `epoch` no longer is `expected` by the time it would be written:
     /// what it builds upon was not committed.
     pub fn guard(&mut self, epoch: Arc<AtomicU64>, expected: u64) {
-        self.guard = Some((epoch, expected));
+        self.guards.push((epoch, expected));
+    }
+
+    /// Has the rows of `other` written in the same commit, behind these, or none of both.
+    pub fn absorb(&mut self, other: Self) {
+        let shift = self.positions;
+        let moved = |cell: Cell| match cell {
+            Cell::Position(offset) => Cell::Position(offset + shift),
+            Cell::Ordering(offset) => Cell::Ordering(offset + shift),
+            cell => cell,
+        };
+        let rows = other.rows.into_iter();
+        self.rows.extend(rows.map(|(s, row)| (s, row.into_iter().map(moved).collect())));
+        self.positions += other.positions;
+        let behind = |hook: CommitHook| -> CommitHook {
+            Box::new(move |committed| {
+                hook(Committed { first_position: committed.position(shift) });
+            })
+        };
+        self.commit_hooks.extend(other.commit_hooks.into_iter().map(behind));
+        self.publish_hooks.extend(other.publish_hooks.into_iter().map(behind));
+        self.failure_hooks.extend(other.failure_hooks);
+        self.guards.extend(other.guards);
     }
 
     pub(super) fn is_superseded(&self) -> bool {
-        self.guard
-            .as_ref()
-            .is_some_and(|(epoch, expected)| epoch.load(Ordering::Acquire) != *expected)
+        let is_lost =
+            |(epoch, expected): &(Arc<AtomicU64>, u64)| epoch.load(Ordering::Acquire) != *expected;
+        self.guards.iter().any(is_lost)
     }
 
     /// An upper bound of its size as JSON, roughly.

@@ -184,6 +184,13 @@ pub async fn list_waiting(
     Ok(rows.into_iter().map(|(nid,)| EventNid(nid)).collect())
 }
 
+/// The keys of the events of a room that others wait for.
+pub async fn list_awaited(db: &Database, room: RoomNid) -> Result<HashSet<Vec<u8>>, StorageError> {
+    let sql = "SELECT DISTINCT event_key FROM awaited_events WHERE room_nid = $1";
+    let rows: Vec<(Vec<u8>,)> = db.fetch_all(sql, &params![room]).await?;
+    Ok(rows.into_iter().map(|(key,)| key).collect())
+}
+
 /// How many events of a room wait for others.
 pub async fn count_waiting(db: &Database, room: RoomNid) -> Result<i64, StorageError> {
     let sql = "SELECT count(DISTINCT waiting_nid) FROM awaited_events WHERE room_nid = $1";

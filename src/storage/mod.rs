@@ -6,6 +6,7 @@ pub mod accounts;
 pub mod administration;
 pub mod appservices;
 mod batch;
+pub mod care;
 pub mod counts;
 pub mod cross_signing;
 mod database;

@@ -1,6 +1,6 @@
 //! Rows of `state_snapshots`: states of rooms as chains of deltas.
 
-use super::{Database, EventNid, StateKeyNid, StateNid, Statement, StorageError, WriteTx};
+use super::{Database, EventNid, RoomNid, StateKeyNid, StateNid, Statement, StorageError, WriteTx};
 use crate::params;
 
 /// One row: what changed since its parent.
@@ -29,6 +29,10 @@ pub fn insert(tx: &mut WriteTx, row: &SnapshotRow) {
     tx.push(&INSERT, cells);
 }
 
+fn from_columns((nid, parent, height, delta): (i64, i64, i64, Vec<u8>)) -> SnapshotRow {
+    SnapshotRow { nid: StateNid(nid), parent: StateNid(parent), height, delta }
+}
+
 /// The rows that make up a state, from the oldest to `nid` itself; empty for the empty state.
 pub async fn load_chain(db: &Database, nid: StateNid) -> Result<Vec<SnapshotRow>, StorageError> {
     if nid == StateNid::EMPTY {
@@ -45,13 +49,82 @@ pub async fn load_chain(db: &Database, nid: StateNid) -> Result<Vec<SnapshotRow>
     if rows.last().is_none_or(|row| row.0 != nid.0) {
         return Err(StorageError::Damaged(format!("state snapshot {} is missing", nid.0)));
     }
-    let row = |(nid, parent, height, delta)| SnapshotRow {
-        nid: StateNid(nid),
-        parent: StateNid(parent),
-        height,
-        delta,
-    };
+    Ok(rows.into_iter().map(from_columns).collect())
+}
+
+/// The rows with these numbers, in no particular order; those not found are left out.
+pub async fn list(db: &Database, nids: &[StateNid]) -> Result<Vec<SnapshotRow>, StorageError> {
+    if nids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let sql = "SELECT nid, parent_nid, height, delta FROM state_snapshots
+               WHERE nid IN (SELECT CAST(value->>0 AS BIGINT) FROM json_each($1))";
+    let list = super::json_rows(nids.iter().map(|nid| nid.0));
+    let rows: Vec<(i64, i64, i64, Vec<u8>)> = db.fetch_all(sql, &params![list]).await?;
+    Ok(rows.into_iter().map(from_columns).collect())
+}
+
+/// The numbers of the rows that make up a state, from `nid` itself to the oldest. Reads no deltas.
+pub async fn list_lineage(db: &Database, nid: StateNid) -> Result<Vec<StateNid>, StorageError> {
+    let sql = "WITH RECURSIVE chain (nid, parent_nid, height) AS (
+                   SELECT nid, parent_nid, height FROM state_snapshots WHERE nid = $1
+                   UNION ALL
+                   SELECT s.nid, s.parent_nid, s.height
+                   FROM chain JOIN state_snapshots s ON s.nid = chain.parent_nid
+               )
+               SELECT nid FROM chain ORDER BY height DESC";
+    let rows: Vec<(i64,)> = db.fetch_all(sql, &params![nid]).await?;
+    Ok(rows.into_iter().map(|(nid,)| StateNid(nid)).collect())
+}
+
+/// Numbers and parents of the rows below `before`, in falling order.
+pub async fn list_parents(
+    db: &Database,
+    before: StateNid,
+    limit: usize,
+) -> Result<Vec<(StateNid, StateNid)>, StorageError> {
+    let sql =
+        "SELECT nid, parent_nid FROM state_snapshots WHERE nid < $1 ORDER BY nid DESC LIMIT $2";
+    let rows: Vec<(i64, i64)> = db.fetch_all(sql, &params![before, limit]).await?;
+    Ok(rows.into_iter().map(|(nid, parent)| (StateNid(nid), StateNid(parent))).collect())
+}
+
+/// The states that the events behind `after` (in rising order of numbers, at most `limit`) stand upon, and the
+/// number of the last of these events.
+pub async fn list_of_events(
+    db: &Database,
+    after: EventNid,
+    limit: usize,
+) -> Result<(Vec<StateNid>, Option<EventNid>), StorageError> {
+    let sql = "SELECT nid, state_nid FROM events WHERE nid > $1 ORDER BY nid LIMIT $2";
+    let rows: Vec<(i64, i64)> = db.fetch_all(sql, &params![after, limit]).await?;
+    let last = rows.last().map(|(nid, _)| EventNid(*nid));
+    Ok((rows.into_iter().map(|(_, state)| StateNid(state)).collect(), last))
+}
+
+/// The states that the forks behind a room and place name, in this order, and the room and place of the last.
+pub async fn list_of_forks(
+    db: &Database,
+    (room, ordering): (RoomNid, i64),
+    limit: usize,
+) -> Result<Vec<(RoomNid, i64, StateNid)>, StorageError> {
+    let sql = "SELECT room_nid, ordering, state_nid FROM room_forks
+               WHERE (room_nid, ordering) > ($1, $2) ORDER BY room_nid, ordering LIMIT $3";
+    let rows: Vec<(i64, i64, i64)> = db.fetch_all(sql, &params![room, ordering, limit]).await?;
+    let row = |(room, ordering, state)| (RoomNid(room), ordering, StateNid(state));
     Ok(rows.into_iter().map(row).collect())
+}
+
+static DELETE: Statement = Statement {
+    table: "state_snapshots_deleted",
+    key: 1,
+    sql: "DELETE FROM state_snapshots WHERE nid IN
+              (SELECT CAST(value->>0 AS BIGINT) FROM json_each($1))",
+};
+
+/// Deletes a row that no other one and nothing else names.
+pub fn delete(tx: &mut WriteTx, nid: StateNid) {
+    tx.push(&DELETE, vec![nid.into()]);
 }
 
 /// The highest number in use.
@@ -71,13 +144,47 @@ pub fn encode_delta(pairs: &[(StateKeyNid, EventNid)]) -> Vec<u8> {
 }
 
 /// The pairs of a delta.
-pub fn decode_delta(mut bytes: &[u8]) -> Result<Vec<(StateKeyNid, EventNid)>, StorageError> {
+pub fn decode_delta(bytes: &[u8]) -> Result<Vec<(StateKeyNid, EventNid)>, StorageError> {
     let mut pairs = Vec::with_capacity(bytes.len() / 6);
-    while !bytes.is_empty() {
-        let key = StateKeyNid(take_number(&mut bytes)?.cast_signed());
-        pairs.push((key, EventNid(take_number(&mut bytes)?.cast_signed())));
+    for pair in DeltaReader::new(bytes) {
+        pairs.push(pair?);
     }
     Ok(pairs)
+}
+
+/// Reads the pairs of a delta one after the other.
+pub struct DeltaReader<'a>(&'a [u8]);
+
+impl<'a> DeltaReader<'a> {
+    pub fn new(bytes: &'a [u8]) -> Self {
+        Self(bytes)
+    }
+
+    /// What has not been read yet.
+    pub fn rest(&self) -> &'a [u8] {
+        self.0
+    }
+
+    fn read_pair(&mut self) -> Result<(StateKeyNid, EventNid), StorageError> {
+        let key = take_number(&mut self.0)?;
+        let event = take_number(&mut self.0)?;
+        Ok((StateKeyNid(key.cast_signed()), EventNid(event.cast_signed())))
+    }
+}
+
+impl Iterator for DeltaReader<'_> {
+    type Item = Result<(StateKeyNid, EventNid), StorageError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let pair = self.read_pair();
+        if pair.is_err() {
+            self.0 = &[];
+        }
+        Some(pair)
+    }
 }
 
 fn push_number(mut number: u64, bytes: &mut Vec<u8>) {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ruma::{OwnedUserId, UserId};
+use ruma::{OwnedUserId, RoomId, UserId};
 use serde_json::{Map, Value, json};
 
 use super::member_content::load_member_content;
@@ -15,9 +15,9 @@ use crate::{
     },
     rooms::{
         AppendError, CreateRoomError, DirectoryVisibility, EventRequest, InitialState, NewRoom,
-        Preset, Room, Rooms,
+        Preset, ReplaceError, Room, Rooms,
     },
-    storage::{StorageError, WriteTx, aliases, aliases::AliasRow},
+    storage::{RoomNid, StorageError, WriteTx, aliases, aliases::AliasRow},
 };
 
 /// State that goes along to the new room, apart from the power levels and bans.
@@ -58,6 +58,15 @@ pub enum UpgradeError {
     Storage(#[from] StorageError),
 }
 
+impl From<ReplaceError> for UpgradeError {
+    fn from(error: ReplaceError) -> Self {
+        match error {
+            ReplaceError::New(error) => error.into(),
+            ReplaceError::Old(error) => error.into(),
+        }
+    }
+}
+
 /// Makes the new room, moves aliases and the place in the directory, and closes the old room.
 pub async fn upgrade_room(
     accounts: &Accounts,
@@ -69,31 +78,34 @@ pub async fn upgrade_room(
     if !rooms.may_send_state(old, &upgrade.user_id, "m.room.tombstone").await? {
         return Err(UpgradeError::Forbidden);
     }
-    // 2. and 3. The replacement, with its predecessor and the state that goes along.
+    // 2. to 6. in one commit, so that a crash leaves both rooms or neither: the replacement, with its
+    // predecessor and the state that goes along, the names that lead there, and the end of the old room.
     let new = design(accounts, rooms, old, upgrade).await?;
-    let room = rooms.create(&new, None).await?;
-    // 4. to 6. in one commit: the old room names its successor when the aliases lead there.
     let aliases = rooms.list_alias_rows(old).await?;
     let was_published = rooms.is_published(old).await?;
-    let move_names = |tx: &mut WriteTx, _| {
+    let move_names = |tx: &mut WriteTx, room: RoomNid| {
         for row in &aliases {
-            aliases::save(tx, &AliasRow { room: room.nid, ..row.clone() });
+            aliases::save(tx, &AliasRow { room, ..row.clone() });
         }
         if was_published {
-            crate::storage::directory::publish(tx, room.nid);
+            crate::storage::directory::publish(tx, room);
             crate::storage::directory::withdraw(tx, old.nid);
         }
     };
-    let tombstone = tombstone(upgrade, &room);
-    let mut closing = vec![tombstone.clone()];
-    closing.extend(restrict_power_levels(old, &upgrade.user_id));
-    match rooms.append(old, &closing, Some(&move_names)).await {
+    let restriction = restrict_power_levels(old, &upgrade.user_id);
+    let close = |id: &RoomId| {
+        let mut closing = vec![tombstone(upgrade, id)];
+        closing.extend(restriction.clone());
+        closing
+    };
+    let room = match rooms.replace(old, &new, &close, &move_names).await {
         // "If possible, the power levels in the old room should also be modified".
-        Err(AppendError::Rejected(_)) if closing.len() > 1 => {
-            rooms.append(old, &[tombstone], Some(&move_names)).await?;
+        Err(ReplaceError::Old(AppendError::Rejected(_))) if restriction.is_some() => {
+            let close = |id: &RoomId| vec![tombstone(upgrade, id)];
+            rooms.replace(old, &new, &close, &move_names).await?
         }
-        outcome => drop(outcome?),
-    }
+        outcome => outcome?,
+    };
     carry_names(rooms, old, (&room, &aliases), &upgrade.user_id).await;
     Ok(room)
 }
@@ -128,9 +140,8 @@ async fn carry_names(
     }
 }
 
-fn tombstone(upgrade: &Upgrade, room: &Room) -> EventRequest {
-    let content =
-        json!({ "body": "This room has been replaced", "replacement_room": room.room_id });
+fn tombstone(upgrade: &Upgrade, replacement: &RoomId) -> EventRequest {
+    let content = json!({ "body": "This room has been replaced", "replacement_room": replacement });
     EventRequest::state(upgrade.user_id.clone(), "m.room.tombstone", "", content)
 }
 

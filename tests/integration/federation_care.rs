@@ -24,7 +24,7 @@ fn policy_key() -> SigningKey {
 }
 
 /// Has the scripted server be the room's policy server, which dislikes the word "spam".
-async fn install_policy_server(siege: &Siege) {
+pub async fn install_policy_server(siege: &Siege) {
     let (via, rules) = (siege.peer.name.clone(), siege.room.rules);
     siege.peer.reply("/_matrix/policy/v1/sign", move |_, body| {
         let object: Map<String, Value> = serde_json::from_slice(body).unwrap();

@@ -1,5 +1,5 @@
 //! Three servers that share a room while lines break, answers get lost, servers restart and are killed, all
-//! by a seed; when everything is whole again and each has said one more thing, they agree.
+//! by a seed; when everything is whole again and each has said one more thing, they agree, and each with its own events.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -81,6 +81,7 @@ async fn run(backends: [&Backend; 3], seed: u64) {
     world.heal().await;
     world.check_state().await;
     world.check_events().await;
+    world.check_derived().await;
     for server in world.servers.iter_mut().filter_map(Option::take) {
         server.stop().await;
     }
@@ -249,6 +250,15 @@ impl<'a> World<'a> {
                     fate => panic!("seed {}: {event} is {fate:?} at {}", self.seed, NAMES[other]),
                 }
             }
+        }
+    }
+
+    /// What each server has derived of the room agrees with its events.
+    async fn check_derived(&self) {
+        let room: &RoomId = self.room.as_str().try_into().unwrap();
+        for (number, server) in self.servers.iter().flatten().enumerate() {
+            let found = server.app.rooms.check_room(room, &|_, _| ()).await.unwrap();
+            assert_eq!(found, Some(Vec::new()), "seed {}: {}", self.seed, NAMES[number]);
         }
     }
 

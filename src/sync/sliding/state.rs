@@ -55,13 +55,22 @@ impl Answer<'_> {
             None => self.select_state(room, state, config, None, &mut found).await?,
             Some(sent) => {
                 if sent.state_nid != state.nid() {
-                    let told = self.inner.rooms.load_state(sent.state_nid).await?;
-                    let changes = state.changed_since(&told);
-                    let lazy = config.lazy_members() && !timeline.limited;
-                    self.select_changes(room, changes, (config, lazy), &mut found, &mut news)
-                        .await?;
-                    // A change that is no addition is a removal.
-                    news.members |= state.len() != told.len();
+                    match self.inner.rooms.find_state(sent.state_nid).await? {
+                        Some(told) => {
+                            let changes = state.changed_since(&told);
+                            let lazy = config.lazy_members() && !timeline.limited;
+                            let config = (&**config, lazy);
+                            self.select_changes(room, changes, config, &mut found, &mut news)
+                                .await?;
+                            // A change that is no addition is a removal.
+                            news.members |= state.len() != told.len();
+                        }
+                        // Nothing names the state any more: all of the present one is news.
+                        None => {
+                            self.select_state(room, state, config, None, &mut found).await?;
+                            news.members = true;
+                        }
+                    }
                 }
                 if sent.config != *config {
                     let told = Some(&*sent.config);
