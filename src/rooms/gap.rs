@@ -9,13 +9,16 @@ use std::{
 use ruma::{EventId, OwnedEventId, OwnedServerName, ServerName};
 
 use super::{
-    placement::{Basis, Lacking, by_depth},
+    placement::{Basis, Judged, Lacking, by_depth},
     receive::{Advice, ReceiveError, Taking, Verdict},
     registry::Rooms,
     room::Room,
     source::{EventSource, FETCH_EVENTS_MAX, MISSING_EVENTS_MAX, OTHERS_MAX, Question},
 };
-use crate::{protocol::event::Event, storage::StorageError};
+use crate::{
+    protocol::event::Event,
+    storage::{ORDERING_STEP, StorageError},
+};
 
 /// Rounds of asking for events before an event: a gap of so many times [`MISSING_EVENTS_MAX`] is filled,
 /// a longer one is bridged by its state.
@@ -62,7 +65,12 @@ impl<'a> Hunt<'a> {
     pub async fn bring_home(mut self, event: &Arc<Event>) -> Result<Verdict, ReceiveError> {
         match self.take(event, Basis::PrevEvents).await? {
             Taking::Done(verdict) => return Ok(verdict),
-            Taking::Lacking(lacking) => self.note(event, lacking),
+            Taking::Lacking(lacking) => {
+                if let Some(verdict) = self.take_sticky_history(event, &lacking).await? {
+                    return Ok(verdict);
+                }
+                self.note(event, lacking);
+            }
         }
         if let Some(source) = self.source.clone() {
             self.fill(&*source).await?;
@@ -79,6 +87,43 @@ impl<'a> Hunt<'a> {
         match self.open.get(event.event_id()) {
             Some((_, lacking)) => Ok(Verdict::Waiting(lacking.all())),
             None => self.verdict_of(event).await,
+        }
+    }
+
+    /// Takes an event that sticks to the room from before this server came in, as other servers push those
+    /// to whoever comes (MSC4354): it gets a place among the history that is not here, and nothing before
+    /// it is asked for. It is judged by the current state alone. None for any other event, and for one that
+    /// this state forbids.
+    async fn take_sticky_history(
+        &self,
+        event: &Arc<Event>,
+        lacking: &Lacking,
+    ) -> Result<Option<Verdict>, ReceiveError> {
+        let is_history = lacking.auth_events.is_empty() && !lacking.prev_events.is_empty();
+        if !is_history || !self.rooms.is_sticky(event) || self.is_discouraged(event).await? {
+            return Ok(None);
+        }
+        let (rooms, room) = (self.rooms, self.room);
+        let first = rooms.list_forwards(room, (0, i64::MAX), 1).await?;
+        let Some(first) = first.first().filter(|first| event.depth() < first.event.depth()) else {
+            return Ok(None);
+        };
+        let _alone = room.receiving.lock().await;
+        let head = room.head();
+        let basis = match head.partial() {
+            Some(_) => Basis::GivenPart(&head.state),
+            None => Basis::Given(&head.state),
+        };
+        match rooms.judge(room, event, basis).await? {
+            Judged::Known(_) => Ok(Some(Verdict::Known)),
+            Judged::Lacking(_) | Judged::Rejected(..) => Ok(None),
+            Judged::Allowed(placed) => {
+                // Far enough below that what is fetched in between later finds a place.
+                let place = rooms.place_below(room, first.ordering() - ORDERING_STEP / 2).await?;
+                rooms.store_late(room, &placed, place).await?;
+                rooms.free_waiting(room, event).await?;
+                Ok(Some(Verdict::Accepted))
+            }
         }
     }
 

@@ -119,8 +119,16 @@ impl StickyEvents {
 }
 
 impl Engine {
+    /// Until when an event that arrives now is sticky, if it is: "The start time is
+    /// `min(received_ts, origin_server_ts)`."
+    fn find_expiry(&self, event: &Event) -> Option<u64> {
+        let (duration_ms, now_ms) = (event.sticky_ms()?, self.clock.now_ms());
+        let starts_ms = event.origin_server_ts().max(0).cast_unsigned().min(now_ms);
+        Some(starts_ms + u64::from(duration_ms)).filter(|expires_ms| *expires_ms > now_ms)
+    }
+
     /// Queues that an event, if it is sticky still, sticks from the job's position `offset` on, or is
-    /// hidden; returns whether it does. "The start time is `min(received_ts, origin_server_ts)`."
+    /// hidden; returns whether it does.
     pub(super) fn stick(
         self: &Arc<Self>,
         tx: &mut WriteTx,
@@ -128,13 +136,7 @@ impl Engine {
         event: &Event,
         offset: Option<u32>,
     ) -> bool {
-        let Some(duration_ms) = event.sticky_ms() else { return false };
-        let now_ms = self.clock.now_ms();
-        let starts_ms = event.origin_server_ts().max(0).cast_unsigned().min(now_ms);
-        let expires_ms = starts_ms + u64::from(duration_ms);
-        if expires_ms <= now_ms {
-            return false;
-        }
+        let Some(expires_ms) = self.find_expiry(event) else { return false };
         self.stick_until(tx, (room, nid), offset, expires_ms);
         true
     }
@@ -215,6 +217,11 @@ impl Rooms {
             }
             None => (found, upto),
         }
+    }
+
+    /// Whether an event that arrives now is sticky still.
+    pub(super) fn is_sticky(&self, event: &Event) -> bool {
+        self.0.find_expiry(event).is_some()
     }
 
     /// Events that stick to one room, with `after < position <= upto`.
