@@ -6,6 +6,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
+mod bridge;
+mod bridges;
 mod listener;
 mod process;
 mod soak;

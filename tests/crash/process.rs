@@ -1,4 +1,5 @@
-//! The program itself, killed and started again on the same data.
+//! The program itself, killed and started again on the same data. `HEARTH_BINARY` names another one than
+//! that of this build, such as one that was built for speed.
 
 use std::{
     net::TcpListener,
@@ -15,6 +16,10 @@ use tempfile::TempDir;
 /// No start takes this long, not even one that recovers.
 const START_PATIENCE: Duration = Duration::from_secs(60);
 
+const APIS: &str = "[\"client\", \"metrics\"]";
+/// The folder with registrations of application services.
+const SERVICES: &str = "services";
+
 /// A server as a process.
 pub struct Process {
     child: Child,
@@ -30,7 +35,18 @@ pub type Answer = Result<(StatusCode, Value), reqwest::Error>;
 impl Process {
     /// Starts the server, on a schema of its own where `database` is a PostgreSQL.
     pub async fn start(database: Option<String>) -> Self {
+        Self::start_with_services(database, &[]).await
+    }
+
+    /// Starts the server with these registrations of application services.
+    pub async fn start_with_services(database: Option<String>, services: &[Value]) -> Self {
         let directory = tempfile::tempdir().unwrap();
+        let folder = directory.path().join(SERVICES);
+        std::fs::create_dir(&folder).unwrap();
+        for (number, registration) in services.iter().enumerate() {
+            std::fs::write(folder.join(format!("{number}.yaml")), registration.to_string())
+                .unwrap();
+        }
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let database = match database {
             Some(url) => Some(make_schema(&url).await),
@@ -88,6 +104,12 @@ impl Process {
         answer["access_token"].as_str().unwrap().to_owned()
     }
 
+    /// The figures for Prometheus.
+    pub async fn figures(&self) -> String {
+        let answer = self.http.get(format!("{}/metrics", self.url())).send().await.unwrap();
+        answer.text().await.unwrap()
+    }
+
     async fn wait_until_ready(&self) {
         let ready = async {
             while self.http.get(format!("{}/health", self.url())).send().await.is_err() {
@@ -124,14 +146,16 @@ pub async fn request(
 }
 
 fn spawn(directory: &TempDir, database: Option<&str>, port: u16) -> Child {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_hearth"));
+    let given = std::env::var_os("HEARTH_BINARY");
+    let mut command = Command::new(given.unwrap_or_else(|| env!("CARGO_BIN_EXE_hearth").into()));
     command
         .env_clear()
         .current_dir(directory.path())
-        .env("HEARTH_LISTEN", format!("[{{address = \"127.0.0.1:{port}\"}}]"))
+        .env("HEARTH_LISTEN", format!("[{{address = \"127.0.0.1:{port}\", apis = {APIS}}}]"))
         .env("HEARTH_REGISTRATION__MODE", "open")
         .env("HEARTH_RATE_LIMITS__ENABLED", "false")
         .env("HEARTH_LOGGING__LEVEL", "warn")
+        .env("HEARTH_APPSERVICES__REGISTRATIONS", format!("[\"{SERVICES}/*.yaml\"]"))
         .stdin(Stdio::null())
         .stdout(Stdio::null());
     if let Some(url) = database {
