@@ -29,14 +29,17 @@ use crate::{
         room_version::RoomVersion,
         signing::{KeyError, SigningKey},
     },
-    push::{Push, delivery::Delivery},
+    push::{
+        Push,
+        delivery::{Delivery, MailSettings},
+    },
     rooms::{AcceptanceHook, AcceptanceHooks, RoomSettings, Rooms, SearchIndex},
     storage::{Database, MigrateError, StorageError, Writer, migrate, run_checkpoints},
     sync::{Sync, SyncSettings, sliding::SlidingSync},
     workflows::{
         delayed_events::DelayedEvents, jobs::JobRunner, leave_rooms::LeaveRooms, livekit::Livekit,
         remove_guests::RemoveGuests, server_notices::ServerNotices,
-        update_memberships::UpdateMemberships,
+        silent_services::report_silent_services, update_memberships::UpdateMemberships,
     },
 };
 
@@ -106,18 +109,20 @@ impl App {
         let parts = (&ephemeral, &encryption, outbound.clone());
         let federation = wire_federation(&config, &rooms, &accounts, parts, background.clone());
         let push = start_push(&config, &rooms, &accounts, &federation);
-        let push_delivery =
-            start_delivery(&config, &rooms, &accounts, &push, outbound.clone()).await?;
+        let ways = (outbound.clone(), mailer.clone());
+        let push_delivery = start_delivery(&config, &rooms, &accounts, &push, ways).await?;
         let store = (database.clone(), writer.clone());
         let media = Media::open(&config, clock.clone(), store, background).await?;
         let sync = start_sync(&config, &rooms, &accounts, (&ephemeral, &encryption, &push));
         let state_events_max = config.rooms.state_events_max;
         let preview_settings = config.url_previews.clone();
+        let notices = Arc::new(start_notices(&config, &accounts, &rooms));
+        report_silent_services(&appservices, &notices, (tasks.clone(), shutdown.clone()));
         let app = Arc::new(Self {
             rate_limits: RateLimits::new(config.rate_limits.clone()),
             registration_nonces: RegistrationNonces::new(),
             room_deletions: RoomDeletions::new(),
-            notices: start_notices(&config, &accounts, &rooms),
+            notices,
             mailer,
             livekit: start_livekit(&config, &accounts, &rooms, &federation),
             config,
@@ -288,18 +293,24 @@ fn start_livekit(
     Livekit::new(section, accounts.clone(), rooms.clone(), federation.clone())
 }
 
-/// Brings notifications to push gateways.
+/// Brings notifications to push gateways and into mails.
 async fn start_delivery(
     config: &Config,
     rooms: &Rooms,
     accounts: &Arc<Accounts>,
     push: &Push,
-    web: Outbound,
+    (web, mailer): (Outbound, Mailer),
 ) -> Result<Delivery, StorageError> {
     let direct = config.push.allow_private_networks.then(DirectClient::default);
     let memory_bytes = config.memory.share(CacheShare::Push) / 8;
     let parts = (rooms.clone(), accounts.clone(), push.clone());
-    Delivery::load(parts, (web, direct), memory_bytes).await
+    let mails = MailSettings {
+        mailer,
+        public_url: config.public_url(),
+        delay: config.push.mail_delay,
+        pause: config.push.mail_pause,
+    };
+    Delivery::load(parts, (web, direct), mails, memory_bytes).await
 }
 
 async fn start_accounts(

@@ -53,11 +53,21 @@ impl Accounts {
         kind: &str,
         content: &str,
     ) -> Result<(), StoreDataError> {
+        self.store_data_in(WriteTx::new(), user_id, (room_id, kind), content).await
+    }
+
+    /// The same together with another write.
+    pub async fn store_data_in(
+        &self,
+        mut tx: WriteTx,
+        user_id: &UserId,
+        (room_id, kind): (Option<&RoomId>, &str),
+        content: &str,
+    ) -> Result<(), StoreDataError> {
         let (pieces, bytes) = account_data::measure(&self.database, user_id.as_str()).await?;
         if pieces >= PIECES_MAX || bytes >= TOTAL_BYTES_MAX {
             return Err(StoreDataError::TooMuch);
         }
-        let mut tx = WriteTx::new();
         let room = room_id.map_or("", RoomId::as_str);
         account_data::push_data(&mut tx, user_id.as_str(), room, kind, content);
         let (ignored, invites) = (self.ignored_cache.clone(), self.invite_cache.clone());

@@ -11,6 +11,8 @@ use crate::storage::{
 
 /// Pushers that one user may have.
 const PUSHERS_MAX: i64 = 100;
+/// The app of pushers of kind `email`, whose key is an address (client-server API, "POST /pushers/set").
+pub const EMAIL_APP_ID: &str = "m.email";
 
 /// Why a pusher was not stored.
 #[derive(Debug, thiserror::Error)]

@@ -6,12 +6,13 @@ use ruma::UserId;
 use super::{
     Accounts,
     manage::ManageError,
+    pushers::EMAIL_APP_ID,
     validation::{EMAIL, ProvenAddress, Purpose, ValidationCredentials, ValidationError},
 };
 pub use crate::storage::third_party_ids::{
     StoredBinding as Binding, StoredThirdPartyId as ThirdPartyId,
 };
-use crate::storage::{StorageError, third_party_ids};
+use crate::storage::{StorageError, pushers, third_party_ids};
 
 /// Why a forgotten password was not replaced.
 #[derive(Debug, thiserror::Error)]
@@ -79,7 +80,8 @@ impl Accounts {
         Ok(self.set_password(&owner, password, logout, None).await?)
     }
 
-    /// Removes an identifier from an account; without effect when it is not there.
+    /// Removes an identifier from an account, and ends the notifications that go there; without effect
+    /// when it is not there.
     pub async fn remove_third_party_id(
         &self,
         user_id: &UserId,
@@ -90,7 +92,11 @@ impl Accounts {
         self.writer
             .transact(move |tx| {
                 Box::pin(async move {
-                    third_party_ids::delete(tx, user_id.as_str(), &medium, &address).await
+                    let user_id = user_id.as_str();
+                    if medium == EMAIL {
+                        pushers::delete(tx, user_id, EMAIL_APP_ID, &address).await?;
+                    }
+                    third_party_ids::delete(tx, user_id, &medium, &address).await
                 })
             })
             .await

@@ -8,7 +8,7 @@ use hyper::Method;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Appservices,
+    Appservices, Silence,
     devices::{DeviceTidings, ServiceDevices},
     ephemeral::Ephemerals,
     interest::Interests,
@@ -31,9 +31,12 @@ const RETRY_PAUSE_MAX: Duration = Duration::from_secs(60);
 const STORE_PAUSE: Duration = Duration::from_secs(1);
 /// A place in the stream is written at least this often, even if nothing concerned the service.
 const POSITIONS_UNWRITTEN_MAX: i64 = 10_000;
-/// After such times of silence the administrator is told.
+/// After such times of silence the log says so, and the administrator is told.
 const REPORT_AFTER_MS: u64 = 60 * 60 * 1000;
-const REPORT_EVERY_MS: u64 = 24 * 60 * 60 * 1000;
+const REPORT_EVERY_MS: u64 = DAY_MS;
+const TELL_AFTER_MS: u64 = 2 * DAY_MS;
+const TELL_EVERY_MS: u64 = 7 * DAY_MS;
+const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 /// Positions between two lines of the log while a service catches up.
 const PROGRESS_POSITIONS: i64 = 50_000;
 
@@ -53,6 +56,8 @@ pub(super) struct Delivery {
     told: i64,
     /// When the log last told that the service is gone.
     reported_ms: Option<u64>,
+    /// When the administrator was last told.
+    complained_ms: Option<u64>,
 }
 
 /// What the next transaction will hold.
@@ -125,6 +130,7 @@ impl Delivery {
             cursor: stream.position,
             told: stream.position,
             reported_ms: None,
+            complained_ms: None,
             appservices,
             service,
             feed,
@@ -267,13 +273,14 @@ impl Delivery {
         }
         if let Some(since) = self.stream.failing_since_ts.take() {
             let silent_s = clock.now_ms().saturating_sub(since.cast_unsigned()) / 1000;
-            self.reported_ms = None;
+            (self.reported_ms, self.complained_ms) = (None, None);
             tracing::info!(appservice.id = self.service.id, silent_s, "a service is back");
         }
         Ok(())
     }
 
-    /// Tells the administrator at the first failure, after an hour and every day.
+    /// Notes a failure in the log, at first, after an hour and every day; tells the administrator after
+    /// days.
     async fn note_failure(&mut self, error: &WireError) -> Result<(), StorageError> {
         let now_ms = self.appservices.0.rooms.clock().now_ms();
         let Some(since) = self.stream.failing_since_ts else {
@@ -284,13 +291,20 @@ impl Delivery {
             return self.appservices.0.rooms.writer().commit(tx).await.map(drop);
         };
         let silent_ms = now_ms.saturating_sub(since.cast_unsigned());
-        let is_due = match self.reported_ms {
-            None => silent_ms >= REPORT_AFTER_MS,
-            Some(reported_ms) => now_ms.saturating_sub(reported_ms) >= REPORT_EVERY_MS,
+        let is_due = |before_ms: Option<u64>, after_ms: u64, every_ms: u64| match before_ms {
+            None => silent_ms >= after_ms,
+            Some(before_ms) => now_ms.saturating_sub(before_ms) >= every_ms,
         };
-        if is_due {
+        let behind = self.behind();
+        if is_due(self.complained_ms, TELL_AFTER_MS, TELL_EVERY_MS)
+            && let Some(tell) = self.appservices.0.silence_hook.get()
+        {
+            self.complained_ms = Some(now_ms);
+            tell(Silence { id: self.service.id.clone(), lasts_ms: silent_ms, behind });
+        }
+        if is_due(self.reported_ms, REPORT_AFTER_MS, REPORT_EVERY_MS) {
             self.reported_ms = Some(now_ms);
-            let (hours, behind) = (silent_ms / (60 * 60 * 1000), self.behind());
+            let hours = silent_ms / (60 * 60 * 1000);
             tracing::error!(
                 appservice.id = self.service.id, silent_h = hours, behind, %error,
                 "a service has been gone for long; start it, or remove its registration"

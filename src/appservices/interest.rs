@@ -41,7 +41,9 @@ pub struct AliasEpoch(Arc<std::sync::atomic::AtomicU64>);
 struct RoomInterest {
     state: StateNid,
     alias_epoch: u64,
-    claims: Vec<Claim>,
+    /// Those for the room's ID and aliases, whatever the state.
+    by_name: Arc<[Claim]>,
+    claims: Arc<[Claim]>,
 }
 
 /// Why a room concerns a service.
@@ -122,14 +124,18 @@ impl Interests {
         {
             return Ok(known.clone());
         }
-        let mut claims = self.claims_by_name(room).await?;
+        let by_name = match &before {
+            Some(before) if before.alias_epoch == alias_epoch => Arc::clone(&before.by_name),
+            _ => self.claims_by_name(room).await?.into(),
+        };
+        let mut claims = by_name.to_vec();
         let after = self.rooms.load_state(state).await?;
         if let Some(before) = before {
             self.keep_members(room, &before, &after, &mut claims).await?;
         } else {
             self.find_members(room, &after, &mut claims).await?;
         }
-        let known = RoomInterest { state, alias_epoch, claims };
+        let known = RoomInterest { state, alias_epoch, by_name, claims: claims.into() };
         self.known.insert(room.nid, known.clone());
         Ok(known)
     }
@@ -168,7 +174,7 @@ impl Interests {
         claims: &mut [Claim],
     ) -> Result<(), StorageError> {
         let mut has_lost = false;
-        for (claim, old) in claims.iter_mut().zip(&before.claims) {
+        for (claim, old) in claims.iter_mut().zip(before.claims.iter()) {
             match old {
                 Claim::Member(user, event) if *claim == Claim::None => {
                     let is_kept = after.get(*user) == Some(*event);

@@ -26,6 +26,7 @@ pub use queries::{QueryError, instance_id, read_instance_id};
 pub use registration::Service;
 pub use registry::{RegisterServiceError, Services, read_all};
 use ruma::UserId;
+pub use tail::Follower;
 use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use wire::WireError;
@@ -39,6 +40,7 @@ use crate::{
     config::AppservicesConfig,
     encryption::Encryption,
     ephemeral::Ephemeral,
+    hook::Hook,
     rooms::{Room, Rooms},
     storage::{
         StorageError, WriteTx,
@@ -70,6 +72,18 @@ pub struct ServiceStatus {
     pub failing_since_ts: Option<i64>,
 }
 
+/// A service that has been gone for days.
+#[derive(Clone, Debug)]
+pub struct Silence {
+    pub id: String,
+    pub lasts_ms: u64,
+    /// Places of the stream that it has not got, of interest or not.
+    pub behind: i64,
+}
+
+/// Called with a service that has been gone for days, again after each further week.
+pub type SilenceHook = dyn Fn(Silence) + Send + Sync;
+
 /// All application services. Clones share them.
 #[derive(Clone)]
 pub struct Appservices(Arc<Inner>);
@@ -93,6 +107,7 @@ struct Inner {
     /// Rung when a service showed that it lives.
     lives: Mutex<HashMap<String, Arc<Notify>>>,
     aliases: AliasEpoch,
+    silence_hook: Hook<SilenceHook>,
     running: OnceLock<(TaskTracker, CancellationToken)>,
 }
 
@@ -121,6 +136,7 @@ impl Appservices {
             ends: Mutex::default(),
             lives: Mutex::default(),
             aliases: AliasEpoch::default(),
+            silence_hook: Hook::default(),
             running: OnceLock::new(),
             rooms,
             accounts,
@@ -148,6 +164,14 @@ impl Appservices {
         }
         let (following, shutdown) = (self.clone().follow_stream(), shutdown.clone());
         tasks.spawn(async move { shutdown.run_until_cancelled(following).await });
+    }
+
+    /// Registers who tells the administrator of services that are gone; once, at start. It must not
+    /// hold these services.
+    pub fn set_silence_hook(&self, hook: Arc<SilenceHook>) {
+        if !self.0.silence_hook.set(hook) {
+            tracing::error!("a second hook for silent services was not registered");
+        }
     }
 
     /// The services of this moment.

@@ -48,6 +48,13 @@ pub enum Next {
     Behind(i64),
 }
 
+/// Looks through the stream for the services of one moment.
+pub struct Follower {
+    appservices: Appservices,
+    services: Arc<Services>,
+    interests: Interests,
+}
+
 /// The feeds of all services that have an address.
 #[derive(Default)]
 pub struct Feeds(Mutex<Table>);
@@ -120,11 +127,11 @@ impl Feeds {
     }
 
     /// Hands out what was found up to a place, which becomes the end for those who come later.
-    fn hand_out(&self, mut found: HashMap<String, Vec<StreamEvent>>, upto: i64) {
+    fn hand_out(&self, found: &mut HashMap<&str, Vec<StreamEvent>>, upto: i64) {
         let mut table = self.0.lock();
         table.upto = upto;
         for (id, feed) in &table.by_id {
-            feed.add(&found.remove(id).unwrap_or_default(), upto);
+            feed.add(&found.remove(id.as_str()).unwrap_or_default(), upto);
         }
     }
 
@@ -143,26 +150,51 @@ impl Feeds {
     }
 }
 
+impl Follower {
+    /// Follows for the services that there are now.
+    pub fn new(appservices: &Appservices) -> Self {
+        let services = appservices.services();
+        let interests = appservices.interests(services.list().to_vec());
+        Self { appservices: appservices.clone(), services, interests }
+    }
+
+    /// Hands out what lies on one page of the stream; returns how far it reaches.
+    pub async fn look_through(&self, (after, upto): (i64, i64)) -> Result<i64, StorageError> {
+        let page = self.appservices.list_stream((after, upto)).await?;
+        let mut found: HashMap<&str, Vec<StreamEvent>> = HashMap::new();
+        for event in &page.events {
+            for number in self.appservices.decide(&self.interests, event).await? {
+                if let Some(service) = self.services.list().get(number) {
+                    found.entry(&service.id).or_default().push(*event);
+                }
+            }
+        }
+        self.appservices.0.feeds.hand_out(&mut found, page.upto);
+        Ok(page.upto)
+    }
+
+    fn is_current(&self) -> bool {
+        Arc::ptr_eq(&self.services, &self.appservices.services())
+    }
+}
+
 impl Appservices {
     /// Follows the stream for as long as it is polled.
     pub(super) async fn follow_stream(self) {
         let mut positions = self.0.rooms.writer().subscribe();
         let mut done = self.0.feeds.upto();
-        let mut services = self.services();
-        let mut interests = self.interests(services.list().to_vec());
+        let mut follower = Follower::new(&self);
         loop {
             let upto = *positions.borrow_and_update();
-            let current = self.services();
-            if !Arc::ptr_eq(&current, &services) {
-                services = current;
-                interests = self.interests(services.list().to_vec());
+            if !follower.is_current() {
+                follower = Follower::new(&self);
             }
             if self.0.feeds.is_empty() {
                 done = upto;
                 self.0.feeds.set_upto(done);
             }
             while done < upto {
-                match self.look_through((&services, &interests), (done, upto)).await {
+                match follower.look_through((done, upto)).await {
                     Ok(reached) => done = reached,
                     Err(StorageError::Closed) => return,
                     Err(error) => {
@@ -175,25 +207,6 @@ impl Appservices {
                 return;
             }
         }
-    }
-
-    /// Hands out what lies on one page of the stream; returns how far it reaches.
-    async fn look_through(
-        &self,
-        (services, interests): (&Services, &Interests),
-        (after, upto): (i64, i64),
-    ) -> Result<i64, StorageError> {
-        let page = self.list_stream((after, upto)).await?;
-        let mut found: HashMap<String, Vec<StreamEvent>> = HashMap::new();
-        for event in &page.events {
-            for number in self.decide(interests, event).await? {
-                if let Some(service) = services.list().get(number) {
-                    found.entry(service.id.clone()).or_default().push(*event);
-                }
-            }
-        }
-        self.0.feeds.hand_out(found, page.upto);
-        Ok(page.upto)
     }
 
     /// A page of the stream.

@@ -155,6 +155,7 @@ fn describe(service: &ListedAppservice) -> String {
             format!("  (silent for {}, {} behind)", duration(failing_s), service.behind)
         }
         None if service.url.is_none() => "  (wants no events)".to_owned(),
+        None if service.behind > 0 => format!("  (catches up, {} behind)", service.behind),
         None => String::new(),
     }
 }

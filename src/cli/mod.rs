@@ -6,6 +6,7 @@ mod check_config;
 mod federation;
 mod media;
 mod migrate;
+mod notice;
 mod operator;
 mod registration_token;
 mod room;
@@ -73,6 +74,8 @@ enum Command {
     /// Register bridges and bots and see how they are doing, whether the server runs or not
     #[command(subcommand)]
     Appservice(appservice::AppserviceCommand),
+    /// Tell people something in a room of the server's own, whether the server runs or not
+    Notice(notice::NoticeArgs),
     /// See where rooms stand and whether all is well with them, and mend what is not
     #[command(subcommand)]
     Room(room::RoomCommand),
@@ -139,6 +142,7 @@ fn perform(command_line: CommandLine) -> Result<(), CommandError> {
         Command::RegistrationToken(command) => registration_token::run(&config.load()?, command),
         Command::Federation(command) => federation::run(&config.load()?, command),
         Command::Appservice(command) => appservice::run(&config.load()?, command),
+        Command::Notice(arguments) => notice::run(&config.load()?, arguments),
         Command::Room(command) => room::run(&config.load()?, command),
         Command::AfterRestore => after_restore::run(&config.load()?),
         Command::Media(command) => media::run(&config.load()?, command),

@@ -87,6 +87,11 @@ pub(super) enum Request {
     Room {
         request: RoomRequest,
     },
+    /// Tells these people a text.
+    Notify {
+        names: Vec<String>,
+        text: String,
+    },
     /// The database was restored from a backup.
     AfterRestore,
 }
@@ -104,6 +109,11 @@ pub(super) enum Outcome {
     Destinations(Vec<ListedDestination>),
     Appservices(Vec<ListedAppservice>),
     Room(RoomLines),
+    /// How many were told something, and why others were not.
+    Told {
+        told: usize,
+        failed: Vec<String>,
+    },
     /// A sentence that says what was done.
     Text(String),
     /// A sentence that says why not.
@@ -116,6 +126,8 @@ pub(super) struct ListedAccount {
     pub user_id: OwnedUserId,
     pub admin: bool,
     pub guest: bool,
+    /// It belongs to a bridge or bot, or to the server itself.
+    pub automatic: bool,
     pub locked: bool,
     pub suspended: bool,
     pub deactivated: bool,
@@ -210,11 +222,9 @@ async fn perform(app: &AppState, request: Request) -> Outcome {
             Request::EvictMedia { unused_seconds } => {
                 return evict_media(app, unused_seconds).await;
             }
+            Request::Notify { names, text } => return notify(app, &names, &text).await,
             Request::CreateToken { token, uses_allowed, expires_ts } => {
-                let uses_allowed = uses_allowed.map(i64::from);
-                let expires_ts = expires_ts.map(u64::cast_signed);
-                let token = accounts.make_registration_token(token, uses_allowed, expires_ts);
-                return Ok(Outcome::Tokens(vec![token.await?.into()]));
+                return create_token(app, token, uses_allowed, expires_ts).await;
             }
             Request::ListTokens => {
                 let tokens = accounts.list_registration_tokens().await?;
@@ -266,6 +276,30 @@ async fn perform(app: &AppState, request: Request) -> Outcome {
     }
     .await;
     result.unwrap_or_else(|refusal| Outcome::Refused(refusal.to_string()))
+}
+
+async fn create_token(
+    app: &App,
+    token: Option<String>,
+    uses_allowed: Option<u32>,
+    expires_ts: Option<u64>,
+) -> Result<Outcome, Refusal> {
+    let (uses_allowed, expires_ts) =
+        (uses_allowed.map(i64::from), expires_ts.map(u64::cast_signed));
+    let token = app.accounts.make_registration_token(token, uses_allowed, expires_ts).await?;
+    Ok(Outcome::Tokens(vec![token.into()]))
+}
+
+/// Tells people a text; one who cannot be told stops nobody else's.
+async fn notify(app: &App, names: &[String], text: &str) -> Result<Outcome, Refusal> {
+    let mut failed = Vec::new();
+    for name in names {
+        let user_id = find_user_id(app, name)?;
+        if let Err(error) = app.notices.tell(&user_id, text).await {
+            failed.push(format!("{user_id}: {error}"));
+        }
+    }
+    Ok(Outcome::Told { told: names.len() - failed.len(), failed })
 }
 
 async fn forget_handed_out(app: &App) -> Result<Outcome, StorageError> {
@@ -336,6 +370,7 @@ impl From<Account> for ListedAccount {
             user_id: account.user_id,
             admin: flags.is_admin(),
             guest: flags.is_guest(),
+            automatic: account.appservice_id.is_some(),
             locked: flags.is_locked(),
             suspended: flags.is_suspended(),
             deactivated: flags.is_deactivated(),

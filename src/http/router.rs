@@ -16,14 +16,15 @@ use super::{
         notifications, old_sync, openid, presence, profile, push_rules, pushers, receipts,
         register, relations, reports, room_aliases, room_keys, room_overview, room_state,
         room_upgrade, rooms_membership, search, send, sliding_sync, sso, sync, third_party,
-        third_party_ids, thread_subscriptions, to_device, typing, user_directory, versions, voip,
+        third_party_ids, thread_subscriptions, to_device, typing, unsubscribe, user_directory,
+        versions, voip,
     },
     federation, health,
     routes::Routes,
     state::AppState,
     synapse_admin, well_known,
 };
-use crate::accounts::validation::CONFIRM_PATH;
+use crate::{accounts::validation::CONFIRM_PATH, push::delivery::UNSUBSCRIBE_PATH};
 
 /// Everything this server answers.
 pub fn build_router(app: AppState) -> Router {
@@ -69,6 +70,8 @@ pub fn build_router(app: AppState) -> Router {
         .plain("/.well-known/matrix/server", get(well_known::get_server))
         .plain("/.well-known/matrix/support", get(well_known::get_support))
         .plain("/.well-known/matrix/policy_server", get(well_known::get_policy_server))
+        // unsubscribe.rs
+        .plain(UNSUBSCRIBE_PATH, get(unsubscribe::ask).post(unsubscribe::unsubscribe))
         // livekit.rs
         .plain("/livekit/jwt/sfu/get", post(livekit::get_by_device))
         .plain("/livekit/jwt/get_token", post(livekit::get_token))

@@ -52,7 +52,7 @@ pub struct App {
     pub rate_limits: RateLimits,
     pub registration_nonces: RegistrationNonces,
     pub room_deletions: RoomDeletions,
-    pub notices: ServerNotices,
+    pub notices: Arc<ServerNotices>,
     pub livekit: Livekit,
     /// Cancelled when the server stops: long polls end, background tasks finish.
     pub shutdown: CancellationToken,

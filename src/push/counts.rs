@@ -166,6 +166,49 @@ impl Counts {
         Ok(counts.map_or((0, false), |c| (c.marks.read(thread), c.is_quiet(event.ordering()))))
     }
 
+    /// What a user has of a room.
+    pub(super) async fn load_user_room(
+        &self,
+        user: &UserId,
+        room: RoomNid,
+    ) -> Result<UserRoomCounts, StorageError> {
+        let mine = self.load_user(user).await?;
+        Ok(mine.rooms.lock().get(&room).cloned().unwrap_or_default())
+    }
+
+    /// What an event does for everybody, if its flag does not say all.
+    pub(super) async fn find_default(
+        &self,
+        event: &StoredEvent,
+    ) -> Result<Option<Exception>, StorageError> {
+        let (room, ordering) = (event.room_nid, event.ordering());
+        let tally = self.load_room(room).await?;
+        {
+            let exceptions = tally.exceptions.read();
+            if ordering > exceptions.complete_above {
+                let place = exceptions.list.binary_search_by_key(&ordering, |e| e.ordering);
+                return Ok(place.ok().map(|place| exceptions.list[place].clone()));
+            }
+        }
+        Ok(self.list_older(room, (ordering - 1, ordering)).await?.pop())
+    }
+
+    /// Puts deviations in the place of what was known of these events.
+    pub(super) fn replace_deviations(
+        &self,
+        user: &UserId,
+        deviations: Vec<(RoomNid, Deviation)>,
+        committed: Committed,
+    ) {
+        for (room, deviation) in deviations {
+            self.change(user, room, |counts| {
+                counts.replace_deviation(deviation);
+                counts.changed_at = committed.first_position;
+            });
+        }
+        self.0.intake.note_read(user, true);
+    }
+
     /// Up to where the user has read a thread (None: the main timeline) of a room.
     pub(super) async fn find_read(
         &self,

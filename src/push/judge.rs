@@ -34,7 +34,7 @@ use crate::{
 /// A listener turns quiet or back this often; after that each event gets a row.
 const TURNS_MAX: u8 = 16;
 /// Those who follow one thread, at most; who follows it as one more is not heard of.
-const FOLLOWERS_MAX: usize = 100_000;
+pub(super) const FOLLOWERS_MAX: usize = 100_000;
 
 /// What judging the requests of one append needs.
 struct Judge {
@@ -58,9 +58,9 @@ struct Subject {
 
 /// What an event does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Effect {
-    notifies: bool,
-    highlights: bool,
+pub(super) struct Effect {
+    pub notifies: bool,
+    pub highlights: bool,
 }
 
 impl AcceptanceHook for super::Push {
@@ -230,20 +230,21 @@ impl Case<'_> {
             let members = self.accepted.head.joined_count.max(0).cast_unsigned();
             let case = PushEvent::new(event, members, &levels, &parts.defaults);
             let case = case.followed_by(self.subject.followers.iter().cloned());
-            let default = Effect::of(parts.defaults.evaluate(&case, &parts.nobody, None).as_ref());
+            let by_default = parts.defaults.evaluate(&case, &parts.nobody, None);
+            let default = Effect::of(by_default.as_ref());
             for listener in listeners.iter_mut().filter(|l| l.user_id != event.sender()) {
                 let rules = Arc::clone(&listener.rules);
                 let name = listener.display_name.as_deref();
                 let outcome = rules.evaluate(&case, &listener.user_id, name);
                 let outcome = outcome.filter(|_| !listener.ignored.contains(event.sender()));
                 self.apply(listener, default, outcome.as_ref(), changes, tx);
-                self.note_own(&mut own, &listener.user_id, outcome.as_ref());
+                self.note_own(&mut own, &listener.user_id, (by_default, outcome));
             }
             for (user, rules) in &self.subject.named {
                 let outcome = rules.evaluate(&case, user, None);
                 let effect = Effect::of(outcome.as_ref());
                 self.deviate(user, (default, effect), outcome.as_ref(), changes, tx);
-                self.note_own(&mut own, user, outcome.as_ref());
+                self.note_own(&mut own, user, (by_default, outcome));
             }
             default
         } else {
@@ -259,10 +260,24 @@ impl Case<'_> {
         }
     }
 
-    /// Notes what the rules of one user say, if anybody will be told.
-    fn note_own(&self, own: &mut Vec<Own>, user: &UserId, outcome: Option<&Outcome<'_>>) {
-        if self.judge.parts.intake.is_watched() {
-            let outcome = outcome.filter(|outcome| outcome.notify);
+    /// Notes what the rules of one user say, if anybody will be told and it is not what they say for
+    /// everybody: most rules of most users are the default ones.
+    fn note_own(
+        &self,
+        own: &mut Vec<Own>,
+        user: &UserId,
+        (default, outcome): (Option<Outcome<'_>>, Option<Outcome<'_>>),
+    ) {
+        if !self.judge.parts.intake.is_watched() {
+            return;
+        }
+        let default = default.filter(|outcome| outcome.notify);
+        let outcome = outcome.filter(|outcome| outcome.notify);
+        let is_default = match (default, outcome) {
+            (Some(default), Some(outcome)) => std::ptr::eq(default.actions, outcome.actions),
+            (default, outcome) => default.is_none() && outcome.is_none(),
+        };
+        if !is_default {
             own.push((user.to_owned(), outcome.map(|outcome| outcome.actions.to_vec())));
         }
     }
@@ -412,7 +427,7 @@ impl Case<'_> {
 }
 
 impl Effect {
-    fn of(outcome: Option<&Outcome<'_>>) -> Self {
+    pub(super) fn of(outcome: Option<&Outcome<'_>>) -> Self {
         let outcome = outcome.filter(|outcome| outcome.notify);
         let highlights = outcome.is_some_and(|outcome| outcome.highlight);
         Self { notifies: outcome.is_some(), highlights }

@@ -6,6 +6,7 @@ mod counts;
 pub mod delivery;
 mod judge;
 mod notifications;
+mod recount;
 mod tally;
 mod threads;
 mod wishes;
@@ -18,6 +19,7 @@ use self::{audience::Audiences, delivery::intake::Intake};
 pub use self::{
     counts::Counts,
     notifications::{Notification, NotificationPage},
+    recount::IgnoreChange,
     tally::{Count, MAIN, UnreadCounts},
     threads::find_thread,
 };

@@ -180,6 +180,14 @@ impl Push {
         Ok(Some(Notification { event, viewer, actions, is_read, ordering, thread }))
     }
 
+    /// The power levels of a room as it is now.
+    pub(super) fn power_levels(&self, room: &Room) -> PowerLevels {
+        let head = room.head();
+        let state = |kind: &str| head.find_pinned(kind).map(|stored| &*stored.event);
+        let (create, power) = (state("m.room.create"), state("m.room.power_levels"));
+        PowerLevels::from_events(create, power, room.rules)
+    }
+
     /// The actions of an event that did what it does by default.
     fn default_actions(
         &self,
@@ -187,11 +195,8 @@ impl Push {
         event: &StoredEvent,
         (user, rules): (&UserId, &CompiledRules),
     ) -> String {
-        let head = room.head();
-        let state = |kind: &str| head.find_pinned(kind).map(|stored| &*stored.event);
-        let (create, power) = (state("m.room.create"), state("m.room.power_levels"));
-        let levels = PowerLevels::from_events(create, power, room.rules);
-        let members = head.joined_count.max(0).cast_unsigned();
+        let levels = self.power_levels(room);
+        let members = room.head().joined_count.max(0).cast_unsigned();
         let case = PushEvent::new(&event.event, members, &levels, &self.0.defaults);
         let outcome = rules.evaluate(&case, user, None).filter(|outcome| outcome.notify);
         // Their rules may have changed since.
@@ -199,7 +204,11 @@ impl Push {
     }
 }
 
-async fn load_rules(rooms: &Rooms, user: &UserId) -> Result<CompiledRules, StorageError> {
+/// A user's rules of now.
+pub(super) async fn load_rules(
+    rooms: &Rooms,
+    user: &UserId,
+) -> Result<CompiledRules, StorageError> {
     let wishes = Wishes::load(rooms.database(), &[user.as_str()]).await?;
     wishes.get(user.as_str()).cloned().unwrap_or_default().compile_rules(user)
 }

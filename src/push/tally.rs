@@ -73,7 +73,8 @@ pub struct UserRoomCounts {
     /// In the order of the room.
     pub deviations: Vec<Deviation>,
     pub quiet: Vec<QuietRange>,
-    /// The latest position at which a receipt moved a mark.
+    /// The latest position at which a receipt moved a mark, or a change of whom the user ignores had
+    /// events counted again.
     pub changed_at: i64,
 }
 
@@ -229,6 +230,12 @@ impl UserRoomCounts {
         }
     }
 
+    /// Puts a deviation in the place of what was known of its event.
+    pub fn replace_deviation(&mut self, deviation: Deviation) {
+        self.deviations.retain(|known| known.ordering != deviation.ordering);
+        self.insert_deviation(deviation);
+    }
+
     /// Forgets deviations that are read whatever their thread.
     pub fn prune(&mut self) {
         let read = self.marks.all.ordering;
@@ -314,6 +321,10 @@ mod tests {
         user.insert_deviation(mention);
         let counts = user.count(10, &[]);
         assert_eq!(counts.main, Count { notifications: 6, highlights: 1 });
+        let ignored =
+            Deviation { ordering: 50, thread: None, notify_delta: -1, highlight_delta: 0 };
+        user.replace_deviation(ignored);
+        assert_eq!(user.count(10, &[]).main, Count { notifications: 5, highlights: 0 });
         user.marks.advance("", place(50, 5));
         user.prune();
         assert!(user.deviations.is_empty());

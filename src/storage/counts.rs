@@ -87,6 +87,21 @@ static INSERT_DEVIATION: Statement = Statement {
           FROM json_each($1) WHERE true ON CONFLICT DO NOTHING",
 };
 
+static REPLACE_DEVIATION: Statement = Statement {
+    table: "notify_deviations",
+    key: 3,
+    sql: "INSERT INTO notify_deviations (user_id, room_nid, ordering, event_nid, thread, notifies,
+              highlights, notify_delta, highlight_delta, actions)
+          SELECT value->>0, CAST(value->>1 AS BIGINT), CAST(value->>2 AS BIGINT),
+              CAST(value->>3 AS BIGINT), value->>4, CAST(value->>5 AS BIGINT),
+              CAST(value->>6 AS BIGINT), CAST(value->>7 AS BIGINT), CAST(value->>8 AS BIGINT),
+              value->>9
+          FROM json_each($1) WHERE true
+          ON CONFLICT (user_id, room_nid, ordering) DO UPDATE SET notifies = excluded.notifies,
+              highlights = excluded.highlights, notify_delta = excluded.notify_delta,
+              highlight_delta = excluded.highlight_delta, actions = excluded.actions",
+};
+
 static DELETE_DEVIATIONS: Statement = Statement {
     table: "notify_deviations_deleted",
     key: 2,
@@ -141,7 +156,16 @@ pub fn save_exception(tx: &mut WriteTx, row: &ExceptionRow, ordering: Cell) {
 
 /// Writes a deviation whose place is `ordering`, whatever `row.ordering` says.
 pub fn insert_deviation(tx: &mut WriteTx, user_id: &str, row: &DeviationRow, ordering: Cell) {
-    let cells = vec![
+    tx.push(&INSERT_DEVIATION, deviation_cells(user_id, row, ordering));
+}
+
+/// Writes a deviation in the place of what was known of its event.
+pub fn replace_deviation(tx: &mut WriteTx, user_id: &str, row: &DeviationRow) {
+    tx.push(&REPLACE_DEVIATION, deviation_cells(user_id, row, row.ordering.into()));
+}
+
+fn deviation_cells(user_id: &str, row: &DeviationRow, ordering: Cell) -> Vec<Cell> {
+    vec![
         user_id.into(),
         row.room.into(),
         ordering,
@@ -152,8 +176,7 @@ pub fn insert_deviation(tx: &mut WriteTx, user_id: &str, row: &DeviationRow, ord
         row.notify_delta.into(),
         row.highlight_delta.into(),
         row.actions.as_str().into(),
-    ];
-    tx.push(&INSERT_DEVIATION, cells);
+    ]
 }
 
 /// Deletes what an event did for whomever.

@@ -4,6 +4,7 @@
 pub mod carry_over;
 pub mod delayed_events;
 pub mod delete_room;
+pub mod ignored_users;
 pub mod invite_address;
 pub mod jobs;
 pub mod leave_rooms;
@@ -14,6 +15,7 @@ pub mod remove_guests;
 pub mod room_place;
 pub mod search_users;
 pub mod server_notices;
+pub mod silent_services;
 pub mod space_tree;
 pub mod update_memberships;
 pub mod upgrade;

@@ -11,6 +11,7 @@ use crate::{
     accounts::{
         Accounts,
         account_data::StoreDataError,
+        flags::AccountFlags,
         register::{NewAccount, RegisterError},
     },
     config::ServerNoticesConfig,
@@ -28,6 +29,8 @@ const ACCOUNT_MAKER: &str = "server-notices";
 const TAG: &str = "m.server_notice";
 /// Readers do not write here.
 const READER_LEVEL: i64 = -10;
+/// Accounts that are looked at together.
+const PAGE_ACCOUNTS: u32 = 500;
 
 /// Something to tell a user.
 #[derive(Clone, Debug)]
@@ -103,6 +106,36 @@ impl ServerNotices {
         };
         let event = self.rooms.send(&room, request).await?;
         Ok(event.event.event_id().to_owned())
+    }
+
+    /// Tells a user a text.
+    pub async fn tell(&self, user_id: &UserId, text: &str) -> Result<OwnedEventId, NoticeError> {
+        let content = json!({ "msgtype": "m.text", "body": text });
+        self.send(Notice {
+            user_id: user_id.to_owned(),
+            kind: "m.room.message".to_owned(),
+            state_key: None,
+            content: content.as_object().cloned().unwrap_or_default(),
+            sent_by: None,
+        })
+        .await
+    }
+
+    /// Tells every administrator a text. Who cannot be told is passed over.
+    pub async fn tell_administrators(&self, text: &str) -> Result<(), StorageError> {
+        let mut after = String::new();
+        loop {
+            let page = self.accounts.list_accounts(&after, PAGE_ACCOUNTS).await?;
+            let Some(last) = page.last() else { return Ok(()) };
+            after = last.user_id.to_string();
+            let is_reached = |flags: AccountFlags| flags.is_admin() && !flags.is_deactivated();
+            for account in page.iter().filter(|account| is_reached(account.flags)) {
+                if let Err(error) = self.tell(&account.user_id, text).await {
+                    let user = &account.user_id;
+                    tracing::warn!(user.id = %user, %error, "an administrator was not told");
+                }
+            }
+        }
     }
 
     /// Whether this is the room in which the server speaks to the user.

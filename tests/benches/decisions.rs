@@ -12,12 +12,12 @@ use futures_util::{StreamExt as _, stream};
 use hearth::{
     accounts::{push_rules::PushRuleChange, register::NewAccount},
     app::{App, AppState},
-    appservices::{AliasEpoch, Interests},
+    appservices::{AliasEpoch, Follower, Interests},
     clock::Clock,
     config::{CacheShare, Config, Size},
     outbound::{Outbound, OutboundSettings},
     protocol::{membership::Membership, power_levels::PowerLevels, room_version::RoomVersion},
-    push::delivery::{Delivery, Verdict},
+    push::delivery::{Delivery, MailSettings, Verdict},
     rooms::{
         AcceptanceHook as _, Accepted, DirectoryVisibility, EventRequest, MemberChange, NewRoom,
         Preset, Room, StoredEvent,
@@ -62,6 +62,8 @@ async fn measure_rules(members: usize) {
     stream::iter(&users).for_each_concurrent(ABREAST, |user| subscribe(&app, user)).await;
     let took = announce(&app, &room, &event).await;
     println!("{members} members with pushers: handed out in {took:.1} us");
+    let took = accept(&app, &room, &event).await;
+    println!("{members} members with both: judged in {took:.1} us");
     app.shutdown.cancel();
 }
 
@@ -71,7 +73,8 @@ async fn measure_services(members: usize) {
     let app = start(directory.path()).await;
     for number in 0..SERVICES {
         let registration = json!({
-            "id": format!("s{number}"), "url": null, "as_token": format!("as{number}"),
+            // Nobody listens there: what is queued stays where it is.
+            "id": format!("s{number}"), "url": "http://127.0.0.1:1", "as_token": format!("as{number}"),
             "hs_token": format!("hs{number}"), "sender_localpart": format!("bot{number}"),
             "namespaces": {
                 "users": [{ "regex": format!("@s{number}_.*"), "exclusive": true }],
@@ -107,7 +110,30 @@ async fn measure_services(members: usize) {
     }
     let took = began.elapsed().as_secs_f64() * 1e6 / f64::from(ROUNDS);
     println!("the same, each behind a change of the state: decided in {took:.2} us");
+    queue(&app, &room, &users[0]).await;
     app.shutdown.cancel();
+}
+
+/// Deciding and queueing together, from the store to what waits for each service.
+async fn queue(app: &AppState, room: &Arc<Room>, user: &OwnedUserId) {
+    let mut events = Vec::new();
+    for _ in 0..ROUNDS {
+        events.push(say(app, room, user).await);
+    }
+    let follower = Follower::new(&app.appservices);
+    let (first, last) = (events[0].position(), events[events.len() - 1].position());
+    follower.look_through((first - 1, first)).await.unwrap();
+    let began = app.clock.instant();
+    assert_eq!(follower.look_through((first - 1, last)).await.unwrap(), last);
+    let took = began.elapsed().as_secs_f64() * 1e6 / f64::from(ROUNDS);
+    println!("the same, messages that come together: decided and queued in {took:.2} us each");
+    let began = app.clock.instant();
+    for event in &events {
+        let position = event.position();
+        follower.look_through((position - 1, position)).await.unwrap();
+    }
+    let took = began.elapsed().as_secs_f64() * 1e6 / f64::from(ROUNDS);
+    println!("the same, messages that come one by one: decided and queued in {took:.2} us each");
 }
 
 async fn start(directory: &std::path::Path) -> AppState {
@@ -226,8 +252,14 @@ async fn announce(app: &AppState, room: &Arc<Room>, event: &Arc<StoredEvent>) ->
     let web = Outbound::new(settings, app.clock.clone());
     let parts = (app.rooms.clone(), app.accounts.clone(), app.push.clone());
     let memory_bytes = app.config.memory.share(CacheShare::Push);
+    let mails = MailSettings {
+        mailer: app.mailer.clone(),
+        public_url: app.config.public_url(),
+        delay: app.config.push.mail_delay,
+        pause: app.config.push.mail_pause,
+    };
     // Nobody serves these mailboxes.
-    let delivery = Delivery::load(parts, (web, None), memory_bytes).await.unwrap();
+    let delivery = Delivery::load(parts, (web, None), mails, memory_bytes).await.unwrap();
     let verdict = |position| Verdict {
         room: Arc::clone(room),
         event: Arc::clone(event),

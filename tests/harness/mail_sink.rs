@@ -68,7 +68,11 @@ impl ReceivedMail {
     }
 
     fn part(&self, kind: &str) -> String {
-        let parts = self.raw.split("\r\n--").skip(1);
+        // Not at every line that begins so: texts underline their headings.
+        let boundary =
+            self.raw.split("boundary=").nth(1).and_then(|rest| rest.split("\r\n").next());
+        let boundary = format!("\r\n--{}", boundary.unwrap_or_default().trim_matches('"'));
+        let parts = self.raw.split(&boundary).skip(1);
         let part =
             parts.filter_map(|part| part.split_once("\r\n\r\n")).find(|p| p.0.contains(kind));
         let (head, body) = part.unwrap_or_else(|| panic!("no {kind} in {}", self.raw));

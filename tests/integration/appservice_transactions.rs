@@ -1,12 +1,13 @@
 //! What is brought to application services (application-service API, "Pushing events"): what concerns
 //! them, in order, each event exactly once, whatever happens to either side.
 
+use hearth::clock::Clock;
 use serde_json::{Value, json};
 
 use crate::{
     appservice::{Service, events_of, start_with, texts_of, write_registration},
     both_databases,
-    conversation::{make_room, read, say},
+    conversation::{make_room, next_batch, read, say, sync, wait_for},
     harness::{Client, Server},
 };
 
@@ -156,6 +157,48 @@ both_databases! {
         bridge.post("/_matrix/client/v1/appservice/irc/ping", &json!({})).await.ok();
         dead.wait_for_text("119").await;
         assert_eq!(dead.texts(), texts);
+        server.stop().await;
+    }
+
+    async fn administrators_hear_of_services_that_are_gone_for_days(backend: Backend) {
+        let service = Service::start().await;
+        let path = service.registration_file();
+        let clock = Clock::scripted(1_700_000_000_000, 11);
+        let server = Server::start_at(backend, clock.clone(), |config| {
+            config.appservices.registrations = vec![path.path().to_str().unwrap().to_owned()];
+            config.rate_limits.enabled = false;
+        })
+        .await;
+        let alice = server.register("alice").await;
+        let user_id = alice.user_id.as_str().try_into().unwrap();
+        let flag = hearth::accounts::flags::AccountFlags::ADMIN;
+        server.app.accounts.set_flag(user_id, flag, true).await.unwrap();
+        let room = bridged_room(&server, &service, &alice).await;
+        let status = async || server.app.appservices.list_statuses().await.unwrap().remove(0);
+        service.fail(true);
+        say(&alice, &room, "while it is away").await;
+        service.wait_for_refusal().await;
+        let since = next_batch(&sync(&alice, None).await);
+        clock.advance_ms(3 * 24 * 60 * 60 * 1000);
+        let invited = |answer: &Value| {
+            Some(answer["rooms"]["invite"].as_object()?.keys().next()?.clone())
+        };
+        let (notices, since) = wait_for(&alice, &since, invited).await;
+        alice.post(&format!("{V3}/join/{notices}"), &json!({})).await.ok();
+        let said = |answer: &Value| {
+            let events = answer["rooms"]["join"][&notices]["timeline"]["events"].as_array()?.clone();
+            events.iter().find_map(|e| Some(e["content"]["body"].as_str()?.to_owned()))
+        };
+        let (text, _) = wait_for(&alice, &since, said).await;
+        assert!(text.contains("\"irc\" has taken nothing for 3 days"), "{text}");
+        let gone = status().await;
+        assert!(gone.behind > 0 && gone.failing_since_ts.is_some(), "{gone:?}");
+        // Back, it gets all that it missed.
+        service.fail(false);
+        service.set_page("/_matrix/app/v1/ping", 200, json!({}));
+        let bridge = service.client(&server);
+        bridge.post("/_matrix/client/v1/appservice/irc/ping", &json!({})).await.ok();
+        service.wait_for_text("while it is away").await;
         server.stop().await;
     }
 

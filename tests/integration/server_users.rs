@@ -230,6 +230,26 @@ async fn token_of_the_greeting_makes_the_first_administrator_once() {
 }
 
 #[tokio::test]
+async fn server_speaks_to_people_by_command() {
+    let house = House::new();
+    house.create(&["alice"]);
+    house.create(&["bob"]);
+    let rooms = || house.run(&["room", "list"]).unwrap().lines().count();
+    let process = house.serve().await;
+    let told = house.run(&["notice", "Water in the cellar.", "--to", "alice"]).unwrap();
+    assert_eq!((told.as_str(), rooms()), ("1 person was told.\n", 1));
+    let told = house.run(&["notice", "It is dry again.", "--everybody"]).unwrap();
+    // The account that speaks is told nothing, and alice has her room already.
+    assert_eq!((told.as_str(), rooms()), ("2 people were told.\n", 2));
+    let unknown = house.run(&["notice", "Hello?", "--to", "nobody"]).unwrap_err();
+    assert!(unknown.contains("@nobody:localhost: there is no such user here"), "{unknown}");
+    assert!(house.run(&["notice", "to whom?"]).is_err());
+    process.stop().await;
+    let told = house.run(&["notice", "Good night.", "--to", "@bob:localhost"]).unwrap();
+    assert_eq!((told.as_str(), rooms()), ("1 person was told.\n", 2));
+}
+
+#[tokio::test]
 async fn application_services_come_and_go_by_command() {
     let house = House::new();
     let process = house.serve().await;

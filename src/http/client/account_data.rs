@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     accounts::{
-        account_data::{DELETED, StoreDataError},
+        account_data::{DELETED, IGNORED_USERS_KIND, StoreDataError},
         sessions::Session,
     },
     http::{
@@ -16,6 +16,7 @@ use crate::{
         json::{Empty, Json, JsonBody, Path, RawJson, RawObject},
         rate_limit::Action,
     },
+    workflows::ignored_users::store_ignored_users,
 };
 
 /// Types that the server writes itself.
@@ -164,7 +165,13 @@ async fn set(
         let message = "This type of account data is written by the server.";
         return Err(MatrixError::new(StatusCode::METHOD_NOT_ALLOWED, "M_BAD_JSON", message));
     }
-    app.accounts.store_data(user_id, room_id, kind, &content.0).await?;
+    match (room_id, kind) {
+        (None, IGNORED_USERS_KIND) => {
+            let parts = (&*app.accounts, &app.rooms, &app.push);
+            store_ignored_users(parts, user_id, &content.0).await?;
+        }
+        _ => app.accounts.store_data(user_id, room_id, kind, &content.0).await?,
+    }
     Ok(Json(Empty {}))
 }
 

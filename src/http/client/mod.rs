@@ -51,6 +51,7 @@ pub mod thread_subscriptions;
 pub mod to_device;
 pub mod typing;
 pub mod uia;
+pub mod unsubscribe;
 pub mod user_directory;
 pub mod versions;
 pub mod voip;

@@ -5,7 +5,11 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::{
-    accounts::{pushers::SetPusherError, sessions::Session},
+    accounts::{
+        pushers::{EMAIL_APP_ID, SetPusherError},
+        sessions::Session,
+        validation::EMAIL,
+    },
     http::{
         AppState,
         auth::UserSession,
@@ -69,6 +73,9 @@ pub async fn set_pusher(
     let append = body.append;
     let allows_plain = app.config.push.allow_private_networks;
     let pusher = read_pusher(body, &session, allows_plain)?;
+    if pusher.kind == "email" {
+        check_address(&app, &session, &pusher).await?;
+    }
     app.push_delivery.set_pusher(&session.user_id, pusher, append).await?;
     Ok(Json(Empty {}))
 }
@@ -92,8 +99,11 @@ fn read_pusher(
     let data = body.data.ok_or_else(|| missing("data"))?;
     match &*kind {
         "http" => check_gateway(&data, allows_plain)?,
+        "email" => {}
         _ => {
-            return Err(MatrixError::invalid_param("This server has pushers of kind `http` only."));
+            return Err(MatrixError::invalid_param(
+                "This server has pushers of kind `http` and `email` only.",
+            ));
         }
     }
     let data = Value::Object(data).to_string();
@@ -116,6 +126,26 @@ fn read_pusher(
     check_length("lang", &pusher.lang, TEXT_BYTES_MAX)?;
     check_length("profile_tag", pusher.profile_tag.as_deref().unwrap_or(""), TEXT_BYTES_MAX)?;
     Ok(pusher)
+}
+
+/// Mails go to addresses that the user has proven to be theirs.
+async fn check_address(
+    app: &AppState,
+    session: &Session,
+    pusher: &StoredPusher,
+) -> MatrixResult<()> {
+    if pusher.app_id != EMAIL_APP_ID {
+        let message = format!("The `app_id` of mails is `{EMAIL_APP_ID}`.");
+        return Err(MatrixError::invalid_param(message));
+    }
+    if !app.push_delivery.sends_mails() {
+        return Err(MatrixError::invalid_param("This server sends no mails."));
+    }
+    let own = app.accounts.list_third_party_ids(&session.user_id).await?;
+    match own.iter().any(|id| id.medium == EMAIL && id.address == pusher.pushkey) {
+        true => Ok(()),
+        false => Err(MatrixError::invalid_param("This is no mail address of the account.")),
+    }
 }
 
 /// "MUST be an HTTPS URL with a path of `/_matrix/push/v1/notify`", unless the administrator allows

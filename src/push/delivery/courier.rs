@@ -65,9 +65,15 @@ impl Delivery {
                 // Ended by whatever comes.
                 let _ = tokio::time::timeout(BADGE_PAUSE, mailbox.bell.notified()).await;
             }
+            Task::LookUp(after) if mailbox.kind == Kind::Email => {
+                return self.mail(mailbox, after).await;
+            }
+            Task::Tell(notice) if mailbox.kind == Kind::Email => {
+                return self.mail(mailbox, notice.subject.position - 1).await;
+            }
             Task::LookUp(after) => {
                 let _turn = self.0.preparing.acquire().await;
-                let found = self.look_up(&mailbox.user_id, after).await?;
+                let found = self.look_up(&mailbox.user_id, (after, NOTICE_AGE_MAX_MS)).await?;
                 mailbox.found(found);
             }
             Task::Tell(notice) => return self.tell(mailbox, &notice).await,
@@ -92,8 +98,13 @@ impl Delivery {
         Ok(())
     }
 
-    /// What the user was notified of behind a place in the stream and has not read, oldest first.
-    async fn look_up(&self, user: &UserId, after: i64) -> Result<Vec<Notice>, StorageError> {
+    /// What the user was notified of behind a place in the stream and has not read, oldest first; what
+    /// was sent longer ago than `age_max_ms` is left out.
+    pub(super) async fn look_up(
+        &self,
+        user: &UserId,
+        (after, age_max_ms): (i64, u64),
+    ) -> Result<Vec<Notice>, StorageError> {
         let (rooms, push) = (&self.0.rooms, &self.0.push);
         let limits = (LOOKED_UP_MAX, false);
         let page = push.list_notifications(rooms, user, None, limits).await?;
@@ -101,7 +112,7 @@ impl Delivery {
         let mut found = Vec::new();
         for notification in page.notifications.into_iter().rev() {
             let sent_ms = notification.event.event.origin_server_ts().max(0).cast_unsigned();
-            let is_old = sent_ms.saturating_add(NOTICE_AGE_MAX_MS) < now_ms;
+            let is_old = sent_ms.saturating_add(age_max_ms) < now_ms;
             let is_known = notification.ordering <= ordering_of_position(after);
             if notification.is_read || is_known || is_old {
                 continue;
@@ -150,7 +161,7 @@ impl Delivery {
                 return Ok(false);
             };
             let unread = self.0.push.count_unread(&self.0.rooms, &mailbox.user_id).await?;
-            if known == Some(unread) || mailbox.kind == Kind::Email {
+            if known == Some(unread) {
                 mailbox.skip_badge();
                 return Ok(true);
             }

@@ -63,6 +63,10 @@ impl Delivery {
                 }
                 News::Member { room, user, is_joined } => {
                     self.0.subscribers.note_member(room, &user, is_joined);
+                    // With the room goes what was unread in it.
+                    if !is_joined && let Some(subscriber) = self.0.subscribers.find(&user) {
+                        self.call_for(&subscriber, |mailbox| mailbox.note_read(false));
+                    }
                 }
             }
         }

@@ -34,7 +34,7 @@ pub struct Verdict {
     /// What the rules were asked with, for the actions of the default.
     pub levels: Arc<PowerLevels>,
     pub member_count: u64,
-    /// Of those with rules of their own or named by the event: what to do (None: not to notify).
+    /// Of those for whom it does something else than by default: what to do (None: not to notify).
     pub own: Vec<(OwnedUserId, Option<Vec<Action>>)>,
 }
 

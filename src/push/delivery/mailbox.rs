@@ -72,6 +72,8 @@ struct State {
     is_served: bool,
     failing_since_ts: Option<u64>,
     retry_at_ts: u64,
+    /// Nothing is mailed before this time.
+    rests_until_ts: u64,
     /// The count that the device shows, as far as known.
     sent_unread: Option<i64>,
     /// What the store knows.
@@ -109,10 +111,13 @@ impl Mailbox {
         (app_id, pushkey, kind): (String, String, Kind),
         stored: PusherProgress,
     ) -> Self {
+        // With nothing that waits, it is the time until which no mail is sent.
+        let rests = kind == Kind::Email && stored.waiting_from.is_none();
         let state = State {
             behind: stored.waiting_from,
             failing_since_ts: stored.failing_since_ts,
-            retry_at_ts: stored.retry_at_ts,
+            retry_at_ts: if rests { 0 } else { stored.retry_at_ts },
+            rests_until_ts: if rests { stored.retry_at_ts } else { 0 },
             stored,
             ..State::default()
         };
@@ -141,8 +146,11 @@ impl Mailbox {
     }
 
     /// The user has read something; true when somebody has to begin to serve it. What a device shows
-    /// that was sent no count is not known.
+    /// that was sent no count is not known; a mail shows none.
     pub fn note_read(&self, by_receipt: bool) -> bool {
+        if self.kind == Kind::Email {
+            return false;
+        }
         let mut state = self.state.lock();
         let is_right = state.sent_unread == Some(0) || state.sent_unread.is_none() && !by_receipt;
         if state.badge != Badge::Right || is_right {
@@ -176,7 +184,7 @@ impl Mailbox {
     /// What to do now.
     pub fn next(&self, now_ms: u64) -> Task {
         let mut state = self.state.lock();
-        if state.failing_since_ts.is_some() && state.retry_at_ts > now_ms && state.has_work() {
+        if state.retry_at_ts > now_ms && state.has_work() {
             return Task::Wait(state.retry_at_ts);
         }
         if let Some(after) = state.behind.take() {
@@ -262,6 +270,35 @@ impl Mailbox {
         state.retry_at_ts = now_ms + pause.as_millis() as u64;
     }
 
+    /// Whether the time has come to mail what lies behind a place in the stream. At first it has not:
+    /// until then it stays where it is.
+    pub fn ripen(&self, after: i64, ready_at_ms: u64) -> bool {
+        let mut state = self.state.lock();
+        if state.retry_at_ts != 0 {
+            return true;
+        }
+        state.in_hand = None;
+        state.fall_behind(after);
+        state.retry_at_ts = ready_at_ms.max(state.rests_until_ts);
+        false
+    }
+
+    /// A mail has told everything up to a place in the stream.
+    pub fn mailed(&self, upto: i64) {
+        let mut state = self.state.lock();
+        state.in_hand = None;
+        state.failing_since_ts = None;
+        state.retry_at_ts = 0;
+        // What came while it was written is in it.
+        state.waiting.retain(|notice| notice.subject.position > upto);
+        state.behind = state.behind.map(|after| after.max(upto));
+    }
+
+    /// Has the next mail wait until this time.
+    pub fn rest_until(&self, until_ms: u64) {
+        self.state.lock().rests_until_ts = until_ms;
+    }
+
     /// What could not be done is done again; nothing was sent.
     pub fn put_back(&self) {
         let mut state = self.state.lock();
@@ -284,7 +321,10 @@ impl Mailbox {
         let progress = PusherProgress {
             waiting_from: undone.into_iter().flatten().min(),
             failing_since_ts: state.failing_since_ts,
-            retry_at_ts: state.retry_at_ts,
+            retry_at_ts: match state.retry_at_ts {
+                0 => state.rests_until_ts,
+                retry_at_ts => retry_at_ts,
+            },
         };
         let is_new = progress != state.stored;
         state.stored = progress;

@@ -1,5 +1,6 @@
-//! Brings notifications to push gateways (client-server API, "Push Notifications"; push-gateway API).
-//! Follows what acceptance decided and decides nothing again: whom an event notifies is `judge`'s.
+//! Brings notifications to push gateways and into mails (client-server API, "Push Notifications";
+//! push-gateway API). Follows what acceptance decided and decides nothing again: whom an event notifies
+//! is `judge`'s.
 //!
 //! A verdict goes through the intake into the mailboxes of those who have pushers; a mailbox with
 //! something in it is served by one courier. What memory does not hold any more, after a failure or a
@@ -10,7 +11,9 @@ mod distribute;
 mod gateway;
 pub(super) mod intake;
 mod letter;
+mod mail_text;
 mod mailbox;
+mod mails;
 mod payload;
 mod progress;
 mod subscribers;
@@ -28,12 +31,16 @@ use ruma::UserId;
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use self::intake::Verdict;
 use self::{
     gateway::Gateways,
     intake::Intake,
     mailbox::Mailbox,
+    mails::MAILS_ABREAST,
     subscribers::{Subscribers, read_kind},
+};
+pub use self::{
+    intake::Verdict,
+    mails::{MailSettings, Subscription, UNSUBSCRIBE_PATH},
 };
 use super::Push;
 use crate::{
@@ -56,8 +63,10 @@ struct Inner {
     push: Push,
     subscribers: Subscribers,
     gateways: Gateways,
+    mails: MailSettings,
     ready: Ready,
     preparing: Semaphore,
+    mailing: Semaphore,
     /// Up to where the stream is in the mailboxes.
     distributed: AtomicI64,
     is_distributing: AtomicBool,
@@ -97,6 +106,7 @@ impl Delivery {
     pub async fn load(
         (rooms, accounts, push): (Rooms, Arc<Accounts>, Push),
         (web, direct): (Outbound, Option<DirectClient>),
+        mails: MailSettings,
         memory_bytes: u64,
     ) -> Result<Self, StorageError> {
         let subscribers = Subscribers::new(memory_bytes);
@@ -106,8 +116,10 @@ impl Delivery {
         }
         Ok(Self(Arc::new(Inner {
             gateways: Gateways::new(web, direct),
+            mails,
             ready: Ready::default(),
             preparing: Semaphore::new(PREPARING_MAX),
+            mailing: Semaphore::new(MAILS_ABREAST),
             distributed: AtomicI64::new(position),
             is_distributing: AtomicBool::new(true),
             saved: AtomicI64::new(position),
