@@ -92,11 +92,11 @@ pub(super) fn check_and_name(
 
 fn check_fields(event: &Map<String, Value>, rules: &RoomRules) -> Result<(), EventFormatError> {
     let kind = required_string(event, "type")?;
-    check_length("type", kind)?;
-    check_sender(event)?;
+    check_length("type", kind, rules)?;
+    check_sender(event, rules)?;
     if let Some(state_key) = event.get("state_key") {
         let state_key = state_key.as_str().ok_or(EventFormatError::WrongType("state_key"))?;
-        check_length("state_key", state_key)?;
+        check_length("state_key", state_key, rules)?;
     }
     required(event, "content")?.as_object().ok_or(EventFormatError::WrongType("content"))?;
     required(event, "origin_server_ts")?
@@ -114,9 +114,9 @@ fn check_fields(event: &Map<String, Value>, rules: &RoomRules) -> Result<(), Eve
     check_hashes_and_signatures(event)
 }
 
-fn check_sender(event: &Map<String, Value>) -> Result<(), EventFormatError> {
+fn check_sender(event: &Map<String, Value>, rules: &RoomRules) -> Result<(), EventFormatError> {
     let sender = required_string(event, "sender")?;
-    check_length("sender", sender)?;
+    check_length("sender", sender, rules)?;
     <&UserId>::try_from(sender).map_err(|_| EventFormatError::BadSender)?;
     Ok(())
 }
@@ -222,7 +222,7 @@ fn find_room_id(
         };
     }
     let room_id = required_string(event, "room_id")?;
-    check_length("room_id", room_id)?;
+    check_length("room_id", room_id, rules)?;
     let well_formed = if rules.room_id_is_create_hash {
         !room_id.contains(':')
     } else {
@@ -247,6 +247,16 @@ fn required_string<'a>(
     required(event, key)?.as_str().ok_or(EventFormatError::WrongType(key))
 }
 
-fn check_length(field: &'static str, text: &str) -> Result<(), EventFormatError> {
-    if text.len() <= FIELD_BYTES_MAX { Ok(()) } else { Err(EventFormatError::FieldTooLong(field)) }
+/// Bytes count. Rooms before version 11 hold events in which other servers counted characters, and whoever
+/// refuses these loses what follows them (docs/decisions/0004).
+fn check_length(
+    field: &'static str,
+    text: &str,
+    rules: &RoomRules,
+) -> Result<(), EventFormatError> {
+    let length = match rules.strict_field_lengths {
+        true => text.len(),
+        false => text.chars().count(),
+    };
+    if length <= FIELD_BYTES_MAX { Ok(()) } else { Err(EventFormatError::FieldTooLong(field)) }
 }

@@ -36,6 +36,9 @@ pub struct RoomRules {
     pub state_resolution: StateResolutionVersion,
     /// Which keys survive a redaction.
     pub redaction: RedactionRules,
+    /// `type` and `state_key` have so many bytes at most (version 11); before, other servers took as many
+    /// characters.
+    pub strict_field_lengths: bool,
     /// Events must be canonical JSON: integers only, within ±(2^53 - 1) (version 6).
     pub canonical_json_strict: bool,
     /// A key signs only events up to its `valid_until_ts` (version 5).
@@ -203,6 +206,7 @@ const V1: RoomRules = RoomRules {
         keep_invite_level: false,
         keep_third_party_signed: false,
     },
+    strict_field_lengths: false,
     canonical_json_strict: false,
     signing_key_validity: false,
     redactions_authorised: true,
@@ -277,6 +281,7 @@ const V11: RoomRules = RoomRules {
         keep_third_party_signed: true,
         ..V10.redaction
     },
+    strict_field_lengths: true,
     creator_in_content: false,
     redacts_in_content: true,
     ..V10

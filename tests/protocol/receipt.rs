@@ -176,6 +176,22 @@ fn altered(
 }
 
 #[test]
+fn lengths_count_characters_in_rooms_before_version_11() {
+    let key = "💥".repeat(70);
+    for (version, expected) in [
+        (RoomVersion::V6, Ok(())),
+        (RoomVersion::V10, Ok(())),
+        (RoomVersion::V11, Err(EventFormatError::FieldTooLong("state_key"))),
+        (RoomVersion::V12, Err(EventFormatError::FieldTooLong("state_key"))),
+    ] {
+        let result = altered(version, |event| {
+            event.insert("state_key".to_owned(), json!(key));
+        });
+        assert_eq!(result, expected, "version {version}");
+    }
+}
+
+#[test]
 fn events_must_have_the_format_of_their_version() {
     use EventFormatError::{
         BadEventLink, BadRoomId, BadSender, DepthOutOfRange, FieldTooLong, Missing,
