@@ -146,7 +146,7 @@ impl Answer<'_> {
         let heroes = self.write_summary(out, &viewer, &range).await?;
         self.write_state(out, &viewer, &range, &heroes).await?;
         self.write_sticky(out, &viewer, is_new && self.since > 0, &timeline).await?;
-        self.write_ephemeral(out, place, is_new).await?;
+        self.write_ephemeral(out, place, (is_new, is_full)).await?;
         self.write_room_account_data(out, room, data);
         let is_empty = out.len() == start;
         if !is_empty || self.counts_may_have_changed(place) {
@@ -176,11 +176,12 @@ impl Answer<'_> {
         Ok(false)
     }
 
+    /// Writes what passes; where all of a room is told, also that nothing does.
     async fn write_ephemeral(
         &self,
         out: &mut String,
         place: &UserRoom,
-        is_new: bool,
+        (is_new, is_full): (bool, bool),
     ) -> Result<()> {
         let filter = &self.request.filter.room.ephemeral;
         if !filter.takes_room(&place.room.room_id) {
@@ -210,7 +211,7 @@ impl Answer<'_> {
             list.next(out);
             out.push_str(&event);
         }
-        match list.is_empty {
+        match list.is_empty && !is_full {
             true => out.truncate(start),
             false => out.push_str("]}"),
         }
