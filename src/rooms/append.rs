@@ -118,8 +118,8 @@ impl Rooms {
         let mut known = self.prepare(Some(room), requests, room.rules).await?;
         for request in requests {
             if let Some(target) = &request.redacts {
-                let event = self.load_redaction_target(room, target).await?;
-                known.targets.insert(target.clone(), event);
+                let event = self.find_redaction_target(room, target).await?;
+                known.targets.extend(event.map(|event| (target.clone(), event)));
             }
         }
         match self.find_policy_server(room).await? {
@@ -274,18 +274,16 @@ impl Rooms {
         Ok(())
     }
 
-    async fn load_redaction_target(
+    async fn find_redaction_target(
         &self,
         room: &Room,
         target: &OwnedEventId,
-    ) -> Result<Arc<StoredEvent>, AppendError> {
-        let nid = self.0.events.find_nid(target).await?;
-        let nid = nid.ok_or(AppendError::RedactionTargetUnknown)?;
+    ) -> Result<Option<Arc<StoredEvent>>, StorageError> {
+        let Some(nid) = self.0.events.find_nid(target).await? else {
+            return Ok(None);
+        };
         let event = self.0.events.load_one(room.facts(), nid).await?;
-        match event.room_nid == room.nid {
-            true => Ok(event),
-            false => Err(AppendError::RedactionTargetUnknown),
-        }
+        Ok((event.room_nid == room.nid).then_some(event))
     }
 }
 

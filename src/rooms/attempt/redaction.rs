@@ -19,18 +19,22 @@ use crate::{
 };
 
 impl Attempt<'_> {
-    /// What a user of this server asks for must have its effect.
+    /// What a user of this server asks for must have its effect. An event that is not here may be
+    /// redacted by whoever may redact all: it may be elsewhere, or come later.
     pub(super) fn check_redaction(
         &self,
         target: &OwnedEventId,
         (redaction, by_administrator): (&Event, bool),
         state: &FoundState,
     ) -> Result<(), AppendError> {
-        let target = self.known.targets.get(target).ok_or(AppendError::RedactionTargetUnknown)?;
+        let target = self.known.targets.get(target);
         let sender = redaction.sender();
         // Before version 3 the authorisation rules ask for the power, whoever asks.
-        let is_ours = target.event.sender().server_name() == sender.server_name();
-        if target.event.sender() == sender || by_administrator && is_ours {
+        let is_theirs = target.is_some_and(|target| {
+            let is_ours = target.event.sender().server_name() == sender.server_name();
+            target.event.sender() == sender || by_administrator && is_ours
+        });
+        if is_theirs {
             return Ok(());
         }
         let (create, power) =
@@ -38,6 +42,7 @@ impl Attempt<'_> {
         let levels = PowerLevels::from_events(create.as_deref(), power.as_deref(), self.rules);
         match levels.user(sender) >= levels.redact() {
             true => Ok(()),
+            false if target.is_none() => Err(AppendError::RedactionTargetUnknown),
             false => Err(AppendError::RedactionForbidden),
         }
     }
