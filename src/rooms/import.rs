@@ -347,13 +347,13 @@ impl Rooms {
             return Err(ReceiveError::NotInRoom);
         };
         let current = self.events().load_one(room.facts(), place.event).await?;
-        // Nothing more can be checked: the sender's server invited, or the event names the knock.
-        let sender = event.sender().server_name();
+        // Nothing more can be checked: who invited takes the invitation back (of anybody else it is not known
+        // here whether they may), or the event names the knock.
         let may_end = match place.membership {
-            Membership::Invite => sender == current.event.sender().server_name(),
+            Membership::Invite => event.sender() == current.event.sender(),
             _ => event.auth_events().any(|id| id == current.event.event_id()),
         };
-        if !may_end || sender != origin {
+        if !may_end || event.sender().server_name() != origin {
             return Err(ReceiveError::NotInRoom);
         }
         let (room_id, version) = (room.room_id.clone(), room.rules.version);

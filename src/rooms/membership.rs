@@ -220,7 +220,9 @@ impl Rooms {
     /// API, "Restricted rooms").
     pub async fn is_in_one_of(&self, rules: &JoinRules, user: &UserId) -> Result<bool> {
         for room_id in &rules.allow {
+            // Of a room that this server has left, it is not known who is in it now.
             if let Some(room) = self.find(room_id).await?
+                && self.is_server_in_room(&room, self.server_name()).await?
                 && self.membership_of(&room, user).await? == Membership::Join
             {
                 return Ok(true);
