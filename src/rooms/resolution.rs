@@ -129,6 +129,7 @@ impl Rooms {
     ) -> Result<(), StorageError> {
         let mut level: Vec<OwnedEventId> = ends.to_vec();
         let mut seen: HashSet<OwnedEventId> = HashSet::new();
+        let mut barren: HashSet<EventNid> = HashSet::new();
         while !level.is_empty() {
             self.load_ids(room, level.iter().cloned(), gathered).await?;
             let mut next = Vec::new();
@@ -137,7 +138,7 @@ impl Rooms {
                     continue;
                 }
                 let (nid, key) = *gathered.nids.get(&id).ok_or_else(|| unknown(&id))?;
-                if self.is_shared((nid, key), gathered).await? {
+                if self.is_shared((nid, key), gathered, &mut barren).await? {
                     gathered.shared.insert(id);
                 } else if let Some(known) = gathered.events.get(&id) {
                     next.extend(known.event.auth_events().map(ToOwned::to_owned));
@@ -149,11 +150,13 @@ impl Rooms {
     }
 
     /// Whether the event is unconflicted, or in the authorisation chain of an event that is. Goes from the
-    /// event to those that name it: of what is shared, most is found at the first step.
+    /// event to those that name it: of what is shared, most is found at the first step. Events from which no
+    /// way leads to an unconflicted one are noted as barren, so that along a chain each is looked at once.
     async fn is_shared(
         &self,
         (nid, key): (EventNid, Option<StateKeyNid>),
         gathered: &Gathered,
+        barren: &mut HashSet<EventNid>,
     ) -> Result<bool, StorageError> {
         let holds = |nid: EventNid, key: StateKeyNid| gathered.unconflicted.get(&key) == Some(&nid);
         if key.is_some_and(|key| holds(nid, key)) {
@@ -172,7 +175,8 @@ impl Rooms {
                 if children.iter().any(|(child, key)| holds(*child, *key)) {
                     return Ok(true);
                 }
-                next.extend(children.iter().map(|(child, _)| *child).filter(|c| seen.insert(*c)));
+                let fresh = |child: &EventNid| !barren.contains(child) && seen.insert(*child);
+                next.extend(children.iter().map(|(child, _)| *child).filter(fresh));
                 match children.last() {
                     Some((last, _)) if children.len() == CHILDREN_STEP => before = *last,
                     _ => break,
@@ -180,6 +184,7 @@ impl Rooms {
             }
             level = next;
         }
+        barren.extend(seen);
         Ok(false)
     }
 
