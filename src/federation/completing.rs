@@ -116,8 +116,10 @@ impl Federation {
                 tracing::info!(room.id = %room.room_id, "a room was left before it was whole");
                 return Ok(Round::Ended);
             }
+            let before = self.rooms().servers_in_room(room).await?;
             match self.rooms().complete(&server, room).await {
                 Ok(true) => {
+                    self.tell_devices_late(room, &partial, &before).await?;
                     let (room_id, state) = (&room.room_id, room.head().state.len());
                     tracing::info!(room.id = %room_id, server.name = %server, state, "a room is whole");
                     return Ok(Round::Ended);
@@ -130,6 +132,21 @@ impl Federation {
             }
         }
         Ok(Round::Failed)
+    }
+
+    /// Servers that were in the room all the time and that nobody named may have missed changes of our users'
+    /// devices.
+    async fn tell_devices_late(
+        &self,
+        room: &Arc<Room>,
+        partial: &PartialState,
+        before: &[OwnedServerName],
+    ) -> Result<(), StorageError> {
+        let now = self.rooms().servers_in_room(room).await?;
+        let is_late = |server: &&OwnedServerName| !before.contains(server);
+        let late: Vec<OwnedServerName> = now.iter().filter(is_late).cloned().collect();
+        let since = self.rooms().find_entry_position(room, partial).await?;
+        self.outbox().tell_devices(&late, since).await
     }
 
     /// Who may know the state: the server that let us in, then the others, of whom each round begins

@@ -74,8 +74,8 @@ pub struct DestinationState {
     queue: VecDeque<Pending>,
     /// The latest event of each room of which something had to be dropped. Sent before the queue.
     missed: BTreeMap<RoomNid, Pending>,
-    /// Events that were taken for a transaction which is not in the database yet: a server that is
-    /// killed meanwhile must find them again.
+    /// Events that were taken for a transaction which is not in the database: a server that is killed
+    /// meanwhile must find them again.
     in_hand: Vec<Pending>,
     pub edus: EduQueue,
     /// The latest change of each device of ours that the server has not heard of.
@@ -86,6 +86,8 @@ pub struct DestinationState {
     pub has_stored_edus: bool,
     /// A transaction that was sent and not answered.
     pub unanswered: Option<TransactionRow>,
+    /// Whether it is in the database: those that are answered at once never are.
+    pub is_unanswered_stored: bool,
     pub failures: u32,
     pub failing_since_ms: Option<u64>,
     pub retry_at_ms: u64,
@@ -205,7 +207,7 @@ impl DestinationState {
         taken
     }
 
-    /// What was taken last is in the database with its transaction.
+    /// What was taken last has arrived, or is in the database with its transaction.
     pub fn let_go(&mut self) {
         self.in_hand.clear();
         self.updates_in_hand = None;

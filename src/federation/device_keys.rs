@@ -148,6 +148,22 @@ impl Outbox {
         Ok(())
     }
 
+    /// Tells servers of which it is learnt that they are in a room with our users what has changed of their
+    /// devices since a position (MSC3902, "Device List Tracking").
+    pub(super) async fn tell_devices(
+        &self,
+        servers: &[OwnedServerName],
+        since: i64,
+    ) -> Result<(), StorageError> {
+        if servers.is_empty() {
+            return Ok(());
+        }
+        let behind = servers.iter().map(|server| (server.clone(), since)).collect();
+        // What comes later is given to everybody anyway.
+        let upto = self.0.device_cursor.lock().0;
+        self.give_updates(&self.0.encryption, (since, upto), Some(&behind)).await.map(drop)
+    }
+
     /// Follows the stream for changes of devices and messages to devices elsewhere, until shutdown.
     pub async fn run_device_watch(self, encryption: Encryption) {
         let mut published = self.0.rooms.writer().subscribe();

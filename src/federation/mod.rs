@@ -2,6 +2,7 @@
 //! they send us, and what we ask of them. Not for finding and reaching them (`outbound`), nor for
 //! judging events (`rooms`).
 
+mod answers;
 mod authenticate;
 mod by_time;
 mod completing;
@@ -28,6 +29,7 @@ mod outbox_keeping;
 mod peers;
 mod queries;
 mod receive;
+mod relationships;
 mod request_signature;
 mod resident;
 mod resident_invite;
@@ -43,6 +45,10 @@ use std::sync::Arc;
 use ruma::{OwnedServerName, ServerName};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use self::{
+    answers::Answers, completing::Completions, device_keys::PeerKeys, entering::Entries,
+    hierarchy::RemoteSpaces, receive::OriginLocks, source::PeerSource,
+};
 pub use self::{
     authenticate::{ArrivedRequest, AuthenticateError},
     edu_queue::OutgoingReceipt,
@@ -64,10 +70,6 @@ pub use self::{
     resident_invite::ArrivedInvite,
     server_keys::ServerKeys,
     third_party_invites::{BOUND_INVITES_MAX, BoundInvite, THIRD_PARTY_INVITE},
-};
-use self::{
-    completing::Completions, device_keys::PeerKeys, entering::Entries, hierarchy::RemoteSpaces,
-    receive::OriginLocks, source::PeerSource,
 };
 use crate::{
     accounts::Accounts,
@@ -105,6 +107,7 @@ struct Inner {
     outbox: Outbox,
     origin_locks: OriginLocks,
     entries: Entries,
+    answers: Answers,
     completions: Completions,
     remote_spaces: RemoteSpaces,
 }
@@ -137,7 +140,6 @@ impl Federation {
             settings.enabled,
             (tasks, shutdown),
         );
-        let origin_locks = OriginLocks::default();
         let inner = Inner {
             settings,
             rooms,
@@ -147,7 +149,8 @@ impl Federation {
             peers,
             keys,
             outbox,
-            origin_locks,
+            origin_locks: OriginLocks::default(),
+            answers: Answers::new(),
             entries: Entries::default(),
             completions: Completions::default(),
             remote_spaces: RemoteSpaces::default(),
@@ -166,6 +169,7 @@ impl Federation {
         tasks.spawn(outbox.clone().run_keeping());
         tasks.spawn(outbox.clone().run_device_watch(self.0.encryption.clone()));
         tasks.spawn(outbox.clone().run_introductions());
+        tasks.spawn(self.clone().run_answers());
         tasks.spawn(self.clone().run_expiry());
         self.complete_all().await?;
         let listening = outbox.clone();
@@ -179,10 +183,11 @@ impl Federation {
         Ok(())
     }
 
-    /// Writes down what could not be sent.
+    /// Writes down what could not be sent, and how others were answered.
     pub async fn stop(&self) {
+        self.save_answers().await;
         if self.is_enabled()
-            && let Err(error) = self.outbox().keep().await
+            && let Err(error) = self.outbox().keep_all().await
         {
             tracing::warn!(%error, "what waits for other servers was not written down");
         }
@@ -257,6 +262,10 @@ impl Federation {
 
     fn origin_locks(&self) -> &OriginLocks {
         &self.0.origin_locks
+    }
+
+    fn answers(&self) -> &Answers {
+        &self.0.answers
     }
 
     /// The room, if this server takes part in it.

@@ -228,18 +228,25 @@ impl Outbox {
 
     async fn dispatch(&self, departure: Departure) {
         let (room, event) = (&departure.room, &departure.event);
-        let mut servers: BTreeSet<OwnedServerName> = departure.before.iter().cloned().collect();
-        match self.0.rooms.servers_in_room(room).await {
-            Ok(now) => servers.extend(now.iter().cloned()),
-            Err(error) => tracing::warn!(%error, "an event reaches fewer servers than it should"),
+        let before = &departure.before;
+        let now = self.0.rooms.servers_in_room(room).await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "an event reaches fewer servers than it should");
+            Arc::clone(before)
+        });
+        let concerned = find_concerned(event);
+        let mut servers: BTreeSet<&ServerName> = BTreeSet::new();
+        servers.extend(now.iter().map(|server| &**server));
+        // The list is the same one for most events.
+        if !Arc::ptr_eq(before, &now) {
+            servers.extend(before.iter().map(|server| &**server));
         }
-        servers.extend(find_concerned(event));
+        servers.extend(concerned.as_deref());
         servers.remove(self.0.rooms.server_name());
         if let Some(except) = &departure.except {
-            servers.remove(except);
+            servers.remove(&**except);
         }
         let pending = Pending { room: room.nid, event: event.nid, position: departure.position };
-        for server in &servers {
+        for server in servers {
             self.give(server, |state| state.push(pending));
         }
         let mut cursor = self.0.cursor.lock();

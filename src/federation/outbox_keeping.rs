@@ -37,7 +37,10 @@ impl Outbox {
         let now_ms = self.0.rooms.clock().now_ms();
         for (server, transaction) in destinations::list_transactions(database).await? {
             if let Ok(server) = ServerName::parse(&server) {
-                self.give(&server, |state| state.unanswered = Some(transaction));
+                self.give(&server, |state| {
+                    state.unanswered = Some(transaction);
+                    state.is_unanswered_stored = true;
+                });
             }
         }
         let rows = destinations::list(database).await?;
@@ -74,8 +77,17 @@ impl Outbox {
         }
     }
 
+    /// Writes down what waits when nothing is sent any more, with what was under way.
+    pub async fn keep_all(&self) -> Result<(), StorageError> {
+        let all: Vec<Arc<Destination>> = self.0.destinations.lock().values().cloned().collect();
+        for destination in &all {
+            self.store_unanswered(destination).await?;
+        }
+        self.keep().await
+    }
+
     /// Writes down what waits now.
-    pub async fn keep(&self) -> Result<(), StorageError> {
+    async fn keep(&self) -> Result<(), StorageError> {
         // The cursors first: what is behind them by then is in the queues, or was sent.
         let cursor = *self.0.cursor.lock();
         let (device_cursor, kept_device_cursor) = *self.0.device_cursor.lock();

@@ -4,7 +4,6 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, Weak},
-    time::Duration,
 };
 
 use futures_util::future;
@@ -17,7 +16,7 @@ use super::{Federation, verify::verify_named_events};
 use crate::{
     protocol::{event::Event, server_acl::is_server_allowed},
     rooms::{ReceiveError, Room, Verdict},
-    storage::{StorageError, WriteTx, incoming_transactions},
+    storage::StorageError,
 };
 
 /// "They can have at most 50 PDUs and 100 EDUs."
@@ -25,10 +24,6 @@ pub const PDUS_MAX: usize = 50;
 pub const EDUS_MAX: usize = 100;
 /// Transactions of one server that wait for each other. An honest server has one under way.
 const WAITING_MAX: usize = 8;
-/// Answers are kept this long for transactions that are sent again.
-const ANSWERS_KEPT_MS: u64 = 24 * 60 * 60 * 1000;
-/// How often older ones are deleted.
-const EXPIRY_PAUSE: Duration = Duration::from_secs(60 * 60);
 /// How often an event is tried in a room that changes under its hands.
 const ATTEMPTS_MAX: usize = 3;
 
@@ -79,7 +74,7 @@ struct RoomOfPdu {
 type Results = BTreeMap<OwnedEventId, Option<String>>;
 
 impl Federation {
-    /// Takes a transaction and answers it, a repeated one as before. Returns when all of it is
+    /// Takes a transaction and answers it, a repeated one as before. Returns when what is in it is
     /// durable.
     pub async fn receive_transaction(
         &self,
@@ -96,8 +91,7 @@ impl Federation {
         }
         let lock = self.origin_locks().find(origin).ok_or(TransactionError::TooMany)?;
         let _guard = lock.lock().await;
-        let known = incoming_transactions::find(self.database(), origin.as_str(), transaction_id);
-        if let Some(answer) = known.await? {
+        if let Some(answer) = self.find_answer(origin, transaction_id).await? {
             return Ok(answer);
         }
         metrics::counter!("hearth_federation_received_pdus_total")
@@ -107,27 +101,8 @@ impl Federation {
         let results = self.receive_pdus(origin, transaction.pdus).await?;
         self.receive_edus(origin, transaction.edus).await;
         let answer = json!({ "pdus": write_results(results) }).to_string();
-        let mut tx = WriteTx::new();
-        let now_ms = self.clock().now_ms();
-        incoming_transactions::save(&mut tx, origin.as_str(), transaction_id, &answer, now_ms);
-        self.writer().commit(tx).await?;
+        self.keep_answer(origin, transaction_id, &answer);
         Ok(answer)
-    }
-
-    /// Deletes old answers now and then, until shutdown.
-    pub(super) async fn run_expiry(self) {
-        loop {
-            tokio::select! {
-                () = tokio::time::sleep(EXPIRY_PAUSE) => {}
-                () = self.outbox().stopping() => return,
-            }
-            let mut tx = WriteTx::new();
-            let before_ms = self.clock().now_ms().saturating_sub(ANSWERS_KEPT_MS);
-            incoming_transactions::expire(&mut tx, before_ms);
-            if let Err(error) = self.writer().commit(tx).await {
-                tracing::warn!(%error, "old answers to transactions were not deleted");
-            }
-        }
     }
 
     async fn receive_pdus(
@@ -242,13 +217,15 @@ impl Federation {
         loop {
             attempts += 1;
             match self.rooms().receive(origin, room, Arc::clone(&event)).await {
-                // Rejected and soft-failed events have been dealt with; nobody should send them again.
+                // Soft-failed events have been dealt with; nobody should send them again. Those that wait
+                // are kept, and judged when what they lack has come.
                 Ok(Verdict::Accepted | Verdict::SoftFailed(_) | Verdict::Known) => return Ok(None),
-                Ok(Verdict::Rejected(reason)) => return Ok(Some(reason)),
                 Ok(Verdict::Waiting(missing)) => {
-                    let reason = format!("{} events before it are missing.", missing.len());
-                    return Ok(Some(reason));
+                    let (id, missing) = (event.event_id(), missing.len());
+                    tracing::debug!(room.id = %room.room_id, event.id = %id, missing, "an event waits");
+                    return Ok(None);
                 }
+                Ok(Verdict::Rejected(reason)) => return Ok(Some(reason)),
                 Err(ReceiveError::Contended) if attempts < ATTEMPTS_MAX => {}
                 Err(ReceiveError::Storage(error)) => return Err(error),
                 Err(error) => return Ok(Some(error.to_string())),

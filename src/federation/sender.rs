@@ -1,6 +1,7 @@
-//! Works for one destination at a time: builds transactions, keeps each until it is answered, sends
-//! it, and waits when the server does not answer (server-server API, "Transactions": "must wait and
-//! retry for a 200 OK response before sending a transaction with a different `txnId`").
+//! Works for one destination at a time: builds transactions, sends each until it is answered, and waits
+//! when the server does not answer (server-server API, "Transactions": "must wait and retry for a 200 OK
+//! response before sending a transaction with a different `txnId`"). Only a transaction that was not
+//! answered at once is written down: after a kill, what is in others is found again by the cursor.
 
 use std::{sync::Arc, time::Duration};
 
@@ -109,7 +110,6 @@ impl Outbox {
         let name = destination.name.as_str();
         let class = destination.state.lock().class(self.0.rooms.clock().now_ms()).name();
         let sent = self.put(destination, &transaction).await;
-        let now_ms = self.0.rooms.clock().now_ms();
         let result = match &sent {
             Sent::Answered => "answered",
             Sent::Refused(_) => "refused",
@@ -126,12 +126,8 @@ impl Outbox {
                 destination.state.lock().note_success();
             }
             Sent::Failed(error) => {
-                let mut spread = [0];
-                self.0.rooms.clock().fill_random(&mut spread);
-                let mut state = destination.state.lock();
-                state.note_failure(error.to_string(), now_ms, spread[0]);
-                let failures = state.failures;
-                tracing::info!(server.name = name, failures, %error, "a server does not take a transaction");
+                self.note_failure(destination, &error);
+                self.store_unanswered(destination).await?;
                 return Ok(true);
             }
         }
@@ -139,18 +135,53 @@ impl Outbox {
             let (encryption, upto) = (&self.0.encryption, transaction.edu_position);
             encryption.confirm_direct_messages(&destination.name, upto).await?;
         }
-        {
+        let is_stored = {
             let mut state = destination.state.lock();
             state.unanswered = None;
             state.let_go();
+            std::mem::take(&mut state.is_unanswered_stored)
+        };
+        if is_stored {
+            let mut tx = WriteTx::new();
+            destinations::delete_transaction(&mut tx, name, &transaction.transaction_id);
+            self.0.rooms.writer().commit(tx).await?;
         }
-        let mut tx = WriteTx::new();
-        destinations::delete_transaction(&mut tx, name, &transaction.transaction_id);
-        self.0.rooms.writer().commit(tx).await?;
         Ok(true)
     }
 
-    /// Puts what waits into a transaction, and keeps that.
+    fn note_failure(&self, destination: &Destination, error: &PeerError) {
+        let clock = self.0.rooms.clock();
+        let mut spread = [0];
+        clock.fill_random(&mut spread);
+        let failures = {
+            let mut state = destination.state.lock();
+            state.note_failure(error.to_string(), clock.now_ms(), spread[0]);
+            state.failures
+        };
+        let name = destination.name.as_str();
+        tracing::info!(server.name = name, failures, %error, "a server does not take a transaction");
+    }
+
+    /// Writes down the transaction that a server has not answered, if that is not done yet.
+    pub(super) async fn store_unanswered(
+        &self,
+        destination: &Destination,
+    ) -> Result<(), StorageError> {
+        let transaction = {
+            let state = destination.state.lock();
+            state.unanswered.clone().filter(|_| !state.is_unanswered_stored)
+        };
+        let Some(transaction) = transaction else { return Ok(()) };
+        let mut tx = WriteTx::new();
+        destinations::save_transaction(&mut tx, destination.name.as_str(), &transaction);
+        self.0.rooms.writer().commit(tx).await?;
+        let mut state = destination.state.lock();
+        state.is_unanswered_stored = true;
+        state.let_go();
+        Ok(())
+    }
+
+    /// Puts what waits into a transaction.
     async fn build(
         &self,
         destination: &Destination,
@@ -196,10 +227,6 @@ impl Outbox {
         metrics::counter!("hearth_federation_sent_pdus_total").increment(pdus.len() as u64);
         metrics::counter!("hearth_federation_sent_edus_total").increment(edus.len() as u64);
         destination.state.lock().unanswered = Some(transaction.clone());
-        let mut tx = WriteTx::new();
-        destinations::save_transaction(&mut tx, destination.name.as_str(), &transaction);
-        self.0.rooms.writer().commit(tx).await?;
-        destination.state.lock().let_go();
         Ok(Some(transaction))
     }
 

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, future::BoxFuture, stream};
+use hyper::StatusCode;
 use ruma::{EventId, OwnedEventId, ServerName};
 use serde::Deserialize;
 use serde_json::{Map, Value, json, value::RawValue};
@@ -16,7 +17,7 @@ use super::{
 };
 use crate::{
     protocol::{event::Event, policy_server::PolicyServer},
-    rooms::{EventSource, FetchedState, MISSING_EVENTS_MAX, PolicyRefusal, Question, StateIds},
+    rooms::{EventSource, MISSING_EVENTS_MAX, PolicyRefusal, Question, StateIds},
 };
 
 /// Single events that are fetched at the same time.
@@ -56,12 +57,6 @@ pub struct PduTransaction {
 struct StateIdsAnswer {
     pdu_ids: Vec<OwnedEventId>,
     auth_chain_ids: Vec<OwnedEventId>,
-}
-
-#[derive(Deserialize)]
-struct StateAnswer {
-    pdus: Vec<Box<RawValue>>,
-    auth_chain: Vec<Box<RawValue>>,
 }
 
 #[derive(Deserialize)]
@@ -125,7 +120,7 @@ impl EventSource for PeerSource {
         question: Question<'a>,
         earliest: &'a [OwnedEventId],
         latest: &'a [OwnedEventId],
-    ) -> BoxFuture<'a, Vec<Arc<Event>>> {
+    ) -> BoxFuture<'a, Option<Vec<Arc<Event>>>> {
         Box::pin(async move {
             let room = [question.room_id.as_str()];
             let path = path("/_matrix/federation/v1/get_missing_events", room, &[]);
@@ -136,11 +131,22 @@ impl EventSource for PeerSource {
                 "min_depth": 0,
             });
             let request = PeerRequest::post(path, &body).limited(SMALL_TIMEOUT, SMALL_BYTES_MAX);
-            let useful = |answer: &MissingEvents| !answer.events.is_empty();
-            let answer = self.ask_each::<MissingEvents>(question, &request, useful).await;
-            let Some(mut answer) = answer else { return Vec::new() };
-            answer.events.truncate(MISSING_EVENTS_MAX);
-            self.keep(question, answer.events).await
+            let mut is_denied = false;
+            for server in self.list_asked(question) {
+                match self.peers.ask::<MissingEvents>(server, request.clone()).await {
+                    Ok(mut answer) if !answer.events.is_empty() => {
+                        answer.events.truncate(MISSING_EVENTS_MAX);
+                        let kept = self.keep(question, answer.events).await;
+                        return (!kept.is_empty()).then_some(kept);
+                    }
+                    Ok(_) => is_denied |= server == question.origin,
+                    Err(error) => {
+                        is_denied |= server == question.origin && is_denial(&error);
+                        note(question, &error);
+                    }
+                }
+            }
+            is_denied.then(Vec::new)
         })
     }
 
@@ -172,24 +178,6 @@ impl EventSource for PeerSource {
             let useful = |answer: &StateIdsAnswer| !answer.pdu_ids.is_empty();
             let answer = self.ask_each::<StateIdsAnswer>(question, &request, useful).await?;
             Some(StateIds { state: answer.pdu_ids, auth_chain: answer.auth_chain_ids })
-        })
-    }
-
-    fn fetch_state<'a>(
-        &'a self,
-        question: Question<'a>,
-        at: &'a EventId,
-    ) -> BoxFuture<'a, Option<FetchedState>> {
-        Box::pin(async move {
-            let room = [question.room_id.as_str()];
-            let query = [("event_id", at.as_str())];
-            let path = path("/_matrix/federation/v1/state", room, &query);
-            let request = PeerRequest::get(path).limited(STATE_TIMEOUT, STATE_BYTES_MAX);
-            let useful = |answer: &StateAnswer| !answer.pdus.is_empty();
-            let answer = self.ask_each::<StateAnswer>(question, &request, useful).await?;
-            let state = self.keep(question, answer.pdus).await;
-            let auth_chain = self.keep(question, answer.auth_chain).await;
-            Some(FetchedState { state, auth_chain })
         })
     }
 
@@ -274,6 +262,12 @@ impl From<PeerError> for PolicyRefusal {
             error => Self::NoAnswer(error.to_string()),
         }
     }
+}
+
+/// Whether a server says that it will not tell, now or later.
+fn is_denial(error: &PeerError) -> bool {
+    let denials = [StatusCode::BAD_REQUEST, StatusCode::FORBIDDEN, StatusCode::NOT_FOUND];
+    error.refusal().is_some_and(|(status, _)| denials.contains(&status))
 }
 
 fn note(question: Question<'_>, error: &PeerError) {

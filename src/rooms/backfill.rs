@@ -15,6 +15,7 @@ use super::{
     registry::Rooms,
     room::Room,
     served::BACKFILL_EVENTS_MAX,
+    state::State,
 };
 use crate::{
     protocol::event::Event,
@@ -48,9 +49,10 @@ impl Rooms {
         let places = self.choose_places(room, &events).await?;
         let hunt = Hunt::new(self, origin, room).await?;
         let mut count = 0;
-        for event in &events {
+        for (number, event) in events.iter().enumerate() {
             if let Some(place) = places.get(event.event_id()) {
-                count += usize::from(self.take_old(&hunt, room, event, *place).await?);
+                let later = &events[number + 1..];
+                count += usize::from(self.take_old(&hunt, (room, later), event, *place).await?);
             }
         }
         Ok(count)
@@ -73,7 +75,8 @@ impl Rooms {
         let middle = gap.lower.midpoint(gap.upper).max(gap.upper - ORDERING_STEP / 2);
         let place = self.place_below(room, middle).await?;
         let hunt = Hunt::new(self, origin, room).await?;
-        self.take_old(&hunt, room, event, place).await
+        let later: &[Arc<Event>] = &[];
+        self.take_old(&hunt, (room, later), event, place).await
     }
 
     /// The gap in what is known of a room's history at a time, if there is one.
@@ -137,11 +140,11 @@ impl Rooms {
         Ok(places)
     }
 
-    /// Whether the event is new in the timeline.
+    /// Whether the event is new in the timeline. `later` came with it.
     async fn take_old(
         &self,
         hunt: &Hunt<'_>,
-        room: &Arc<Room>,
+        (room, later): (&Arc<Room>, &[Arc<Event>]),
         event: &Arc<Event>,
         place: i64,
     ) -> Result<bool, ReceiveError> {
@@ -152,11 +155,49 @@ impl Rooms {
             }
             if lacking.prev_events.is_empty() {
                 judged = self.judge_old(room, event, place, Basis::PrevEvents).await?;
-            } else if let Some(state) = hunt.fetch_state_before(event).await? {
-                judged = self.judge_old(room, event, place, Basis::Bridged(&state)).await?;
+            } else {
+                let mut state = self.find_unchanged_state(room, event, later).await?;
+                if state.is_none() {
+                    state = hunt.fetch_state_before(event).await?;
+                }
+                if let Some(state) = state {
+                    judged = self.judge_old(room, event, place, Basis::Bridged(&state)).await?;
+                }
             }
         }
         Ok(judged.is_none())
+    }
+
+    /// The state before an event, if nothing between it and an event of the graph changes the state:
+    /// from it on, each of `later` follows the one before it alone, and at last one that is known here.
+    async fn find_unchanged_state(
+        &self,
+        room: &Arc<Room>,
+        event: &Event,
+        later: &[Arc<Event>],
+    ) -> Result<Option<State>, StorageError> {
+        let mut current = event;
+        for _ in 0..=later.len() {
+            if current.is_state() {
+                return Ok(None);
+            }
+            let follows = |next: &Event| next.prev_events().eq([current.event_id()]);
+            let key = event_key(current.event_id());
+            let database = &self.0.database;
+            for (nid, place) in
+                storage::graph::list_children_of_missing(database, room.nid, &key).await?
+            {
+                let child = self.events().load_one(room.facts(), nid).await?;
+                if place != 0 && follows(&child.event) {
+                    return Ok(Some(State::clone(&*self.load_state(child.state_nid).await?)));
+                }
+            }
+            let Some(next) = later.iter().find(|next| follows(next)) else {
+                return Ok(None);
+            };
+            current = next;
+        }
+        Ok(None)
     }
 
     /// Judges and places; None when it was placed in the timeline.

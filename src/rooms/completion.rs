@@ -27,7 +27,9 @@ use super::{
 };
 use crate::{
     protocol::membership::Membership,
-    storage::{self, EventNid, StateKeyNid, WriteTx, partial_rooms::Rebased, snapshots},
+    storage::{
+        self, EventNid, StateKeyNid, StorageError, WriteTx, partial_rooms::Rebased, snapshots,
+    },
 };
 
 /// How often the room may change under the hands of a completion.
@@ -77,6 +79,15 @@ impl Rooms {
             }
         }
         Err(ReceiveError::Contended)
+    }
+
+    /// The position at which this server entered a room that is not whole.
+    pub async fn find_entry_position(
+        &self,
+        room: &Arc<Room>,
+        partial: &PartialState,
+    ) -> Result<i64, StorageError> {
+        Ok(self.events().load_one(room.facts(), partial.join).await?.position())
     }
 
     /// A state without the events that the join was judged by is none.

@@ -27,6 +27,9 @@ const GAP_ROUNDS_MAX: usize = 5;
 const AUTH_ROUNDS_MAX: usize = 10;
 /// Ends of a gap for which the state is asked.
 const BRIDGES_MAX: usize = 5;
+/// Whoever tells fewer events of a gap than other implementations tell at once ("limit … Defaults to
+/// 10") has no more of them.
+const SCANT_EVENTS: usize = 10;
 
 /// The hunt for what one event lacks.
 pub(super) struct Hunt<'a> {
@@ -37,6 +40,10 @@ pub(super) struct Hunt<'a> {
     pub(super) source: Option<Arc<dyn EventSource>>,
     /// Events that came and lack something themselves.
     open: HashMap<OwnedEventId, (Arc<Event>, Lacking)>,
+    /// Whether anything came that was not here before.
+    has_found: bool,
+    /// Whether the origin was asked what is before its event and told nothing.
+    is_withheld: bool,
 }
 
 impl<'a> Hunt<'a> {
@@ -49,7 +56,8 @@ impl<'a> Hunt<'a> {
         let is_other = |name: &&OwnedServerName| **name != origin && **name != rooms.server_name();
         let others = servers.iter().filter(is_other).take(OTHERS_MAX).cloned().collect();
         let source = rooms.0.source.get();
-        Ok(Self { rooms, room, origin, others, source, open: HashMap::new() })
+        let open = HashMap::new();
+        Ok(Self { rooms, room, origin, others, source, open, has_found: false, is_withheld: false })
     }
 
     pub fn question(&self) -> Question<'_> {
@@ -61,7 +69,15 @@ impl<'a> Hunt<'a> {
         }
     }
 
-    /// Takes the event, with whatever has to be fetched for it, or keeps it waiting.
+    /// The same for those servers only that are not the origin.
+    fn question_to_others(&self) -> Option<Question<'_>> {
+        let (origin, others) = self.others.split_first()?;
+        Some(Question { origin, others, ..self.question() })
+    }
+
+    /// Takes the event, with whatever has to be fetched for it, or keeps it waiting. Not kept is an event
+    /// whose sender answers that it tells nothing of what is before it: it may be sent again, and
+    /// strangers to the room's history do not fill the disk.
     pub async fn bring_home(mut self, event: &Arc<Event>) -> Result<Verdict, ReceiveError> {
         match self.take(event, Basis::PrevEvents).await? {
             Taking::Done(verdict) => return Ok(verdict),
@@ -75,7 +91,10 @@ impl<'a> Hunt<'a> {
         if let Some(source) = self.source.clone() {
             self.fill(&*source).await?;
             if self.open.contains_key(event.event_id()) {
-                self.bridge().await?;
+                self.bridge(&*source, event).await?;
+            }
+            if self.is_withheld && !self.has_found && self.open.contains_key(event.event_id()) {
+                return Err(ReceiveError::Withheld);
             }
         }
         // What is still open waits; the event itself may have been set free by what came.
@@ -175,42 +194,60 @@ impl<'a> Hunt<'a> {
         }
     }
 
-    /// Asks for authorisation events and for events in between, round by round.
+    /// Asks for events in between and for authorisation events, round by round.
     async fn fill(&mut self, source: &dyn EventSource) -> Result<(), ReceiveError> {
+        let mut is_origin_done = false;
         for _ in 0..GAP_ROUNDS_MAX {
             self.fetch_auth_events(source).await?;
             let latest = self.ends();
             if latest.is_empty() {
                 return Ok(());
             }
-            let head = self.room.head();
-            let extremities = head.extremities.iter().rev().take(MISSING_EVENTS_MAX);
-            let earliest: Vec<OwnedEventId> =
-                extremities.map(|event| event.event.event_id().to_owned()).collect();
-            let came = source.fetch_missing(self.question(), &earliest, &latest).await;
-            let mut fresh: Vec<Arc<Event>> = came
-                .into_iter()
-                .take(MISSING_EVENTS_MAX)
-                .filter(|event| event.room_id() == self.room.room_id)
-                .filter(|event| !self.open.contains_key(event.event_id()))
-                .collect();
-            let ids = fresh.iter().map(|event| event.event_id());
-            let foreign = self.rooms.find_foreign(self.room, ids).await?;
-            fresh.retain(|event| !foreign.contains(event.event_id()));
-            by_depth(&mut fresh);
-            let mut has_new = false;
-            for event in &fresh {
-                has_new |= !matches!(
-                    self.take(event, Basis::PrevEvents).await?,
-                    Taking::Done(Verdict::Known)
-                );
+            let question = match is_origin_done {
+                true => self.question_to_others(),
+                false => Some(self.question()),
+            };
+            let Some(question) = question else { break };
+            let came = source.fetch_missing(question, &self.list_earliest(), &latest).await;
+            self.is_withheld |= came.as_ref().is_some_and(Vec::is_empty);
+            let came = came.unwrap_or_default();
+            is_origin_done |= came.len() < SCANT_EVENTS;
+            if !self.take_new(came).await? {
+                break;
             }
-            if !has_new {
-                return Ok(());
-            }
+        }
+        self.fetch_auth_events(source).await
+    }
+
+    /// Where a gap may begin.
+    fn list_earliest(&self) -> Vec<OwnedEventId> {
+        let head = self.room.head();
+        let extremities = head.extremities.iter().rev().take(MISSING_EVENTS_MAX);
+        extremities.map(|event| event.event.event_id().to_owned()).collect()
+    }
+
+    /// Takes what came, and what that sets free. Whether any of it was new.
+    async fn take_new(&mut self, came: Vec<Arc<Event>>) -> Result<bool, ReceiveError> {
+        let mut fresh: Vec<Arc<Event>> = came
+            .into_iter()
+            .take(MISSING_EVENTS_MAX)
+            .filter(|event| event.room_id() == self.room.room_id)
+            .filter(|event| !self.open.contains_key(event.event_id()))
+            .collect();
+        let ids = fresh.iter().map(|event| event.event_id());
+        let foreign = self.rooms.find_foreign(self.room, ids).await?;
+        fresh.retain(|event| !foreign.contains(event.event_id()));
+        by_depth(&mut fresh);
+        let mut has_new = false;
+        for event in &fresh {
+            let taking = self.take(event, Basis::PrevEvents).await?;
+            has_new |= !matches!(taking, Taking::Done(Verdict::Known));
+        }
+        self.has_found |= has_new;
+        if has_new {
             self.retry().await?;
         }
-        Ok(())
+        Ok(has_new)
     }
 
     /// The open events before which something is missing that has not come.
@@ -238,10 +275,12 @@ impl<'a> Hunt<'a> {
         }
     }
 
-    /// Fetches the authorisation events that open events lack, and what those lack.
+    /// Fetches the authorisation events that open events lack, and what those lack. Not for events
+    /// before which others are missing: what these need often lies in the same gap.
     async fn fetch_auth_events(&mut self, source: &dyn EventSource) -> Result<(), ReceiveError> {
         let lacks_auth = |(event, lacking): &(Arc<Event>, Lacking)| {
-            (!lacking.auth_events.is_empty()).then(|| Arc::clone(event))
+            let lacks = lacking.prev_events.is_empty() && !lacking.auth_events.is_empty();
+            lacks.then(|| Arc::clone(event))
         };
         let open: Vec<Arc<Event>> = self.open.values().filter_map(lacks_auth).collect();
         if open.is_empty() {
@@ -299,23 +338,59 @@ impl<'a> Hunt<'a> {
 
     /// Bridges what could not be filled: takes the earliest open events upon the state before them as
     /// the origin tells it, then those behind them.
-    async fn bridge(&mut self) -> Result<(), ReceiveError> {
+    ///
+    /// The event that was sent is none of them, as other implementations have it: it may become the
+    /// room's only forward extremity, and the state before it would be whatever its sender says. While
+    /// a room's members are missing, everything is judged again later.
+    async fn bridge(&mut self, source: &dyn EventSource, sent: &Event) -> Result<(), ReceiveError> {
+        let is_partial = self.room.head().partial().is_some();
         for _ in 0..BRIDGES_MAX {
-            let ends = self.ends();
-            let mut events: Vec<Arc<Event>> =
-                ends.iter().filter_map(|id| Some(Arc::clone(&self.open.get(id)?.0))).collect();
-            by_depth(&mut events);
-            let Some(event) = events.first() else {
+            if !is_partial {
+                self.fetch_before_end(source, sent).await?;
+            }
+            let is_end = |event: &Arc<Event>| is_partial || event.event_id() != sent.event_id();
+            let Some(event) = self.earliest_end().filter(is_end) else {
                 return Ok(());
             };
-            let Some(state) = self.fetch_state_before(event).await? else {
+            let Some(state) = self.fetch_state_before(&event).await? else {
                 return Ok(());
             };
-            if let Taking::Lacking(_) = self.take(event, Basis::Bridged(&state)).await? {
+            let mut taking = self.take(&event, Basis::Bridged(&state)).await?;
+            if matches!(taking, Taking::Lacking(_)) {
+                self.fetch_auth_of(&event).await?;
+                taking = self.take(&event, Basis::Bridged(&state)).await?;
+            }
+            if matches!(taking, Taking::Lacking(_)) {
                 return Ok(());
             }
             self.retry().await?;
         }
         Ok(())
+    }
+
+    /// Fetches singly what the earliest end of the gap follows.
+    async fn fetch_before_end(
+        &mut self,
+        source: &dyn EventSource,
+        sent: &Event,
+    ) -> Result<(), ReceiveError> {
+        let Some(end) = self.earliest_end() else { return Ok(()) };
+        let Some((_, lacking)) = self.open.get(end.event_id()) else { return Ok(()) };
+        if end.event_id() == sent.event_id() {
+            return Ok(());
+        }
+        let mut wanted = lacking.prev_events.clone();
+        wanted.retain(|id| !self.open.contains_key(id));
+        let came = source.fetch_events(self.question(), &wanted).await;
+        self.take_new(came).await.map(drop)
+    }
+
+    /// The earliest of the open events before which something is missing.
+    fn earliest_end(&self) -> Option<Arc<Event>> {
+        let ends = self.ends();
+        let mut events: Vec<Arc<Event>> =
+            ends.iter().filter_map(|id| Some(Arc::clone(&self.open.get(id)?.0))).collect();
+        by_depth(&mut events);
+        events.into_iter().next()
     }
 }

@@ -69,6 +69,7 @@ impl Rooms {
         if !self.is_server_in_room(room, self.server_name()).await? {
             return Err(ReceiveError::NotInRoom);
         }
+        let event = self.recommend(room, event).await?;
         let alone = room.receiving.lock().await;
         let state_before = match self.judge(room, &event, Basis::PrevEvents).await? {
             Judged::Known(stored) if stored.is_hidden() => {

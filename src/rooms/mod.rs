@@ -93,7 +93,7 @@ pub use reader::Reader;
 pub use receive::{ReceiveError, Verdict};
 pub use registry::{RoomSettings, Rooms};
 pub use related::{ChildrenRequest, RECURSION_DEPTH_MAX, ThreadsPage, ThreadsRequest};
-pub use relationships::{ChildSummary, Walk, WalkRequest};
+pub use relationships::{ChildSummary, Onlooker, Walk, WalkRequest};
 pub use replace::ReplaceError;
 pub use room::{Head, RECENT_EVENTS_MAX, Room};
 pub use room_name::RoomName;
@@ -102,8 +102,8 @@ pub use search_index::{SearchIndex, SearchKey};
 pub use search_terms::SearchQuery;
 pub use served::{AUTH_CHAIN_EVENTS_MAX, BACKFILL_EVENTS_MAX};
 pub use source::{
-    EventSource, FETCH_EVENTS_MAX, FetchedState, MISSING_EVENTS_MAX, OTHERS_MAX, PolicyRefusal,
-    Question, StateIds,
+    EventSource, FETCH_EVENTS_MAX, MISSING_EVENTS_MAX, OTHERS_MAX, PolicyRefusal, Question,
+    StateIds,
 };
 pub use state::State;
 pub use state_keys::{MEMBER, StateKey, StateKeys};

@@ -1,6 +1,6 @@
 //! Rooms with a policy server (server-server API, "Policy Servers"): its signature is asked for before an
-//! event of ours is sent, so that what it refuses is never part of the room. Not for events of other
-//! servers, which fail softly without it (`gap`).
+//! event of ours is sent or somebody is let in, so that what it refuses is never part of the room. Not for
+//! events that other servers send, which fail softly without it (`gap`).
 
 use std::sync::Arc;
 
@@ -100,6 +100,19 @@ impl Rooms {
             }
         }
         Err(AppendError::Contended)
+    }
+
+    /// The signed membership of somebody who comes or goes through this server, with the signature of the
+    /// room's policy server, if it has one.
+    pub(super) async fn recommend(
+        &self,
+        room: &Arc<Room>,
+        event: Arc<Event>,
+    ) -> Result<Arc<Event>, AppendError> {
+        match self.find_policy_server(room).await? {
+            Some(policy) => self.ask_for_signature(room, &policy, event).await,
+            None => Ok(event),
+        }
     }
 
     async fn ask_for_signature(

@@ -12,7 +12,7 @@ use super::{
     placement::{Basis, Judged, Lacking},
     registry::Rooms,
     room::Room,
-    source::EventSource,
+    source::{EventSource, PolicyRefusal},
 };
 use crate::{
     protocol::{authorisation::AuthRejection, event::Event},
@@ -52,6 +52,9 @@ pub enum ReceiveError {
     NotInRoom,
     #[error("the room changed too often meanwhile")]
     Contended,
+    /// Who sent the event does not tell what is before it. The event is not kept.
+    #[error("your server does not tell what is before the event")]
+    Withheld,
     #[error("the event is not allowed: {0}")]
     Forbidden(AuthRejection),
     /// From a join: what came with it is no state of the room.
@@ -60,6 +63,9 @@ pub enum ReceiveError {
     /// From a signed membership: what it would be kept as instead.
     #[error("the event is not taken: {0:?}")]
     NotTaken(Verdict),
+    /// Of a signed membership.
+    #[error(transparent)]
+    NotRecommended(PolicyRefusal),
     #[error(transparent)]
     Storage(#[from] StorageError),
 }
@@ -68,6 +74,7 @@ impl From<AppendError> for ReceiveError {
     fn from(error: AppendError) -> Self {
         match error {
             AppendError::Rejected(rejection) => Self::Forbidden(rejection),
+            AppendError::NotRecommended(refusal) => Self::NotRecommended(refusal),
             AppendError::Storage(error) => error.into(),
             _ => Self::Contended,
         }

@@ -36,7 +36,8 @@ impl<'a> ServerView<'a> {
         }
     }
 
-    async fn sees(&mut self, event: &StoredEvent) -> Result<bool, StorageError> {
+    /// Whether any user of the server may see the event.
+    pub async fn sees(&mut self, event: &StoredEvent) -> Result<bool, StorageError> {
         // Outliers are state that the server is given whole in every answer about state.
         if event.event.sender().server_name() == self.server || !event.is_in_graph() {
             return Ok(true);

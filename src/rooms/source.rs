@@ -45,13 +45,14 @@ pub struct StateIds {
 /// implementation bounds the size of answers and the time of each call, and never waits for rooms.
 pub trait EventSource: Send + Sync {
     /// The events between `earliest` (known here) and `latest`, without both ends (`POST
-    /// /get_missing_events`), at most [`MISSING_EVENTS_MAX`]. Empty when nobody answers.
+    /// /get_missing_events`), at most [`MISSING_EVENTS_MAX`]. Empty when the origin answers that it has
+    /// none, and nobody else has any either; None when it gives no such answer.
     fn fetch_missing<'a>(
         &'a self,
         question: Question<'a>,
         earliest: &'a [OwnedEventId],
         latest: &'a [OwnedEventId],
-    ) -> BoxFuture<'a, Vec<Arc<Event>>>;
+    ) -> BoxFuture<'a, Option<Vec<Arc<Event>>>>;
 
     /// Single events (`GET /event/{eventId}`), at most [`FETCH_EVENTS_MAX`].
     fn fetch_events<'a>(
@@ -68,29 +69,15 @@ pub trait EventSource: Send + Sync {
     ) -> BoxFuture<'a, Option<StateIds>>;
 
     /// The state before an event and its authorisation chain as events (`GET /state`), in any order;
-    /// asked where most of them are not known here. None when nobody answers.
-    fn fetch_state<'a>(
-        &'a self,
-        question: Question<'a>,
-        at: &'a EventId,
-    ) -> BoxFuture<'a, Option<FetchedState>>;
-
-    /// As [`EventSource::fetch_state`], handing over events in batches while the answer comes in, those of
-    /// one server after those of another that broke off. Returns whether an answer came to its end.
+    /// asked where most of them are not known here. They are handed over in batches while the answer
+    /// comes in, those of one server after those of another that broke off. Returns whether an answer came
+    /// to its end.
     fn stream_state<'a>(
         &'a self,
         question: Question<'a>,
         at: &'a EventId,
         batches: mpsc::Sender<Vec<Arc<Event>>>,
-    ) -> BoxFuture<'a, bool> {
-        Box::pin(async move {
-            let Some(fetched) = self.fetch_state(question, at).await else {
-                return false;
-            };
-            let events = fetched.auth_chain.into_iter().chain(fetched.state).collect();
-            batches.send(events).await.is_ok()
-        })
-    }
+    ) -> BoxFuture<'a, bool>;
 
     /// The authorisation chain of an event (`GET /event_auth`). Empty when nobody answers.
     fn fetch_event_auth<'a>(
@@ -118,12 +105,4 @@ pub enum PolicyRefusal {
     /// It gave no answer, or one that cannot be used.
     #[error("the room's policy server does not answer: {0}")]
     NoAnswer(String),
-}
-
-/// The state before an event as events.
-#[derive(Clone, Debug, Default)]
-pub struct FetchedState {
-    /// `pdus`.
-    pub state: Vec<Arc<Event>>,
-    pub auth_chain: Vec<Arc<Event>>,
 }

@@ -4,15 +4,19 @@
 use std::time::Duration;
 
 use axum::{http::StatusCode, response::IntoResponse as _};
-use hearth::protocol::{event::Event, redaction::redact, signing::SigningKey};
+use hearth::{
+    clock::Clock,
+    protocol::{event::Event, event_builder::seal_object, redaction::redact, signing::SigningKey},
+};
 use reqwest::Method;
+use ruma::ServerName;
 use serde_json::{Map, Value, json};
 
 use crate::{
     both_databases,
     conversation::{next_batch, say, sync, wait_for},
     federation::{await_membership, create, hear, join, start_pair, state_of},
-    harness::to_response,
+    harness::{ScriptedPeer, to_response},
     hostile_peers::Siege,
     keyring::Device,
     two_servers,
@@ -86,6 +90,33 @@ both_databases! {
             hidden.push(found.await.unwrap().unwrap().is_hidden());
         }
         assert_eq!(hidden, [false, true]);
+        siege.server.stop().await;
+    }
+
+    async fn who_is_let_in_needs_the_policy_servers_signature_too(backend: Backend) {
+        let siege = Siege::begin(backend).await;
+        install_policy_server(&siege).await;
+        let other = ScriptedPeer::start(&siege.network).await;
+        let (server, room_id) = (&siege.server, siege.room.room_id.as_str());
+        let name: &ServerName = other.name.as_str().try_into().unwrap();
+        for (localpart, displayname, status) in [("dave", "spam", 403), ("carol", "Carol", 200)] {
+            let user = format!("@{localpart}:{name}");
+            let path = format!("/_matrix/federation/v1/make_join/{room_id}/{user}?ver=12");
+            let template = other.ask(server, (Method::GET, &path), None).await.ok();
+            let mut event = template["event"].as_object().unwrap().clone();
+            event["content"]["displayname"] = displayname.into();
+            event.insert("origin_server_ts".to_owned(), Clock::real().now_ms().into());
+            let join = seal_object(event, siege.room.rules, name, &other.key).unwrap();
+            let path = format!("/_matrix/federation/v2/send_join/{room_id}/{}", join.event_id());
+            let body = Value::Object(join.to_object());
+            let answer = other.ask(server, (Method::PUT, &path), Some(&body)).await;
+            assert_eq!(answer.status, status, "{}", answer.body);
+            let signature = &answer.body["event"]["signatures"][&siege.peer.name];
+            assert_eq!(signature["ed25519:policy_server"].is_string(), status == 200);
+            let path = format!("/_matrix/client/v3/rooms/{room_id}/state/m.room.member/{user}");
+            let member = siege.alice.get(&path).await;
+            assert_eq!(member.status.is_success(), status == 200);
+        }
         siege.server.stop().await;
     }
 }

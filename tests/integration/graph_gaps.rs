@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::{
     both_databases,
-    graph_room::{CAROL, Network, join_bob, public_room, receive, server},
+    graph_room::{BOB, CAROL, Network, join_bob, public_room, receive, server},
     harness::{Client, Server},
 };
 
@@ -51,7 +51,7 @@ both_databases! {
         let room = public_room(rooms, &alice, "12").await;
         let mut bob = join_bob(rooms, &room).await;
         let since = sync(&alice, None).await["next_batch"].as_str().unwrap().to_owned();
-        let network = Arc::new(Network::default());
+        let network = Arc::new(Network { fills_gaps: true, ..Network::default() });
         rooms.set_event_source(network.clone());
         let mut missed = vec![bob.member(CAROL, CAROL, "join")];
         missed.extend((0..5).map(|number| bob.message(CAROL, &number.to_string())));
@@ -59,11 +59,12 @@ both_databases! {
         let before = bob.state.values().cloned().collect();
         let late = bob.message(CAROL, "late");
         network.states.lock().unwrap().insert(late.event_id().to_owned(), before);
-        network.knows([&late]);
-        assert_eq!(receive(rooms, &room, &late).await, Verdict::Accepted);
+        let last = bob.message(CAROL, "last");
+        network.knows([&late, &last]);
+        assert_eq!(receive(rooms, &room, &last).await, Verdict::Accepted);
         let answer = sync(&alice, Some(&since)).await;
         let timeline = &answer["rooms"]["join"][room.room_id.as_str()]["timeline"];
-        assert_eq!(bodies(&timeline["events"]), ["late"]);
+        assert_eq!(bodies(&timeline["events"]), ["late", "last"]);
         assert_eq!(timeline["limited"], true);
         let state = &answer["rooms"]["join"][room.room_id.as_str()]["state"]["events"];
         let has_carol = |event: &Value| event["state_key"] == CAROL;
@@ -77,11 +78,37 @@ both_databases! {
         assert!(rooms.backward_extremities(&room, 0, 10).await.unwrap().is_empty());
         let path = format!("/_matrix/client/v3/rooms/{}/messages?dir=b&limit=20", room.room_id);
         let page = alice.get(&path).await.ok();
-        assert_eq!(bodies(&page["chunk"]), ["late", "4", "3", "2", "1", "0"]);
-        assert!(rooms.forward_extremities(&room).contains(&late.event_id().to_owned()));
+        assert_eq!(bodies(&page["chunk"]), ["last", "late", "4", "3", "2", "1", "0"]);
+        assert!(rooms.forward_extremities(&room).contains(&last.event_id().to_owned()));
         // No sync carries what came late.
         let answer = sync(&alice, answer["next_batch"].as_str()).await;
         assert!(answer["rooms"]["join"].get(room.room_id.as_str()).is_none());
+        server_.stop().await;
+    }
+
+    async fn messages_need_no_state_but_that_before_what_follows_them(backend: Backend) {
+        let server_ = Server::start(backend).await;
+        let alice = server_.register("alice").await;
+        let rooms = &server_.app.rooms;
+        let room = public_room(rooms, &alice, "12").await;
+        let mut bob = join_bob(rooms, &room).await;
+        let network = Arc::new(Network { fills_gaps: true, ..Network::default() });
+        rooms.set_event_source(network.clone());
+        let missed = ["1", "2", "3"].map(|body| bob.message(BOB, body));
+        let before = bob.state.values().cloned().collect();
+        let (late, last) = (bob.message(BOB, "late"), bob.message(BOB, "last"));
+        network.states.lock().unwrap().insert(late.event_id().to_owned(), before);
+        network.knows([&late, &last]);
+        assert_eq!(receive(rooms, &room, &last).await, Verdict::Accepted);
+        network.states.lock().unwrap().clear();
+        network.asked.lock().unwrap().clear();
+        // What is before them stays unknown, and need not be asked for.
+        let old = missed[1..].to_vec();
+        assert_eq!(rooms.import_backfilled(server("b.test"), &room, old).await.unwrap(), 2);
+        assert!(network.asked.lock().unwrap().is_empty());
+        let ends = rooms.backward_extremities(&room, i64::MIN, 10).await.unwrap();
+        assert_eq!(ends, [missed[0].event_id()]);
+        assert_eq!(rooms.find_differences(&room).await.unwrap(), Vec::<String>::new());
         server_.stop().await;
     }
 

@@ -19,10 +19,11 @@ use hearth::{
         signing::{SigningKey, UNPADDED_BASE64},
         state_key::{StateKey, StateLookup as _},
     },
-    rooms::{EventSource, FetchedState, PolicyRefusal, Question, Room, Rooms, StateIds, Verdict},
+    rooms::{EventSource, PolicyRefusal, Question, Room, Rooms, StateIds, Verdict},
 };
 use ruma::{EventId, OwnedEventId, RoomId, ServerName, UserId};
 use serde_json::{Value, json};
+use tokio::sync::mpsc;
 
 use crate::harness::Client;
 
@@ -72,24 +73,34 @@ impl Branch {
 
     /// A room that Bob makes on his server, open to everybody.
     pub fn new_room(version: RoomVersion, name: &str) -> (Self, Vec<Arc<Event>>) {
+        Self::new_room_of(version, name, (BOB, 1_900_000_000_000))
+    }
+
+    /// A room that somebody makes at a time, open to everybody.
+    pub fn new_room_of(
+        version: RoomVersion,
+        name: &str,
+        (creator, time_ms): (&str, i64),
+    ) -> (Self, Vec<Arc<Event>>) {
+        let (_, server) = creator.split_once(':').unwrap();
         let mut branch = Self {
             rules: version.rules(),
-            room_id: RoomId::parse(format!("!{name}:b.test")).unwrap(),
+            room_id: RoomId::parse(format!("!{name}:{server}")).unwrap(),
             tips: Vec::new(),
             state: HashMap::new(),
             depth: 0,
-            clock: Arc::new(Mutex::new(1_900_000_000_000)),
+            clock: Arc::new(Mutex::new(time_ms)),
         };
         let mut create = json!({ "room_version": version.as_str(), "name": name });
         if version.rules().creator_in_content {
-            create["creator"] = json!(BOB);
+            create["creator"] = json!(creator);
         }
-        let create = branch.state(BOB, "m.room.create", "", create);
+        let create = branch.state(creator, "m.room.create", "", create);
         branch.room_id = create.room_id().to_owned();
         let events = vec![
             create,
-            branch.member(BOB, BOB, "join"),
-            branch.state(BOB, "m.room.join_rules", "", json!({ "join_rule": "public" })),
+            branch.member(creator, creator, "join"),
+            branch.state(creator, "m.room.join_rules", "", json!({ "join_rule": "public" })),
         ];
         (branch, events)
     }
@@ -267,7 +278,7 @@ impl EventSource for Network {
         _: Question<'a>,
         earliest: &'a [OwnedEventId],
         latest: &'a [OwnedEventId],
-    ) -> BoxFuture<'a, Vec<Arc<Event>>> {
+    ) -> BoxFuture<'a, Option<Vec<Arc<Event>>>> {
         self.note("missing");
         let mut found: Vec<Arc<Event>> = Vec::new();
         let mut work: Vec<OwnedEventId> = latest.to_vec();
@@ -282,7 +293,7 @@ impl EventSource for Network {
             }
         }
         let fills = self.fills_gaps;
-        Box::pin(async move { if fills { found } else { Vec::new() } })
+        Box::pin(async move { fills.then_some(found) })
     }
 
     fn fetch_events<'a>(
@@ -311,15 +322,20 @@ impl EventSource for Network {
         Box::pin(async move { ids })
     }
 
-    fn fetch_state<'a>(
+    fn stream_state<'a>(
         &'a self,
         _: Question<'a>,
         at: &'a EventId,
-    ) -> BoxFuture<'a, Option<FetchedState>> {
+        batches: mpsc::Sender<Vec<Arc<Event>>>,
+    ) -> BoxFuture<'a, bool> {
         self.note("state");
         let state = self.states.lock().unwrap().get(at).cloned();
-        let state = state.map(|state| FetchedState { state, auth_chain: Vec::new() });
-        Box::pin(async move { state })
+        Box::pin(async move {
+            match state {
+                Some(state) => batches.send(state).await.is_ok(),
+                None => false,
+            }
+        })
     }
 
     fn fetch_event_auth<'a>(

@@ -61,7 +61,8 @@ impl From<ReceiveError> for MatrixError {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "M_UNKNOWN", message)
             }
             ReceiveError::Forbidden(rejection) => rejection.into(),
-            ReceiveError::NotTaken(_) => Self::forbidden(message),
+            ReceiveError::NotTaken(_) | ReceiveError::Withheld => Self::forbidden(message),
+            ReceiveError::NotRecommended(refusal) => refusal.into(),
             ReceiveError::BadState(_) => Self::new(StatusCode::BAD_GATEWAY, "M_UNKNOWN", message),
             ReceiveError::Storage(error) => error.into(),
         }

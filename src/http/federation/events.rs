@@ -236,6 +236,7 @@ fn push_events<'a>(text: &mut String, events: impl Iterator<Item = &'a str>) {
     text.push(']');
 }
 
-fn unknown_event() -> MatrixError {
+/// The answer about events that are not here or not shown.
+pub fn unknown_event() -> MatrixError {
     MatrixError::not_found("This server has no such event.")
 }

@@ -3,6 +3,7 @@
 
 pub mod devices;
 pub mod errors;
+pub mod event_relationships;
 pub mod events;
 pub mod hierarchy;
 pub mod invite;

@@ -3,8 +3,8 @@
 use axum::routing::{get, post, put};
 
 use super::{
-    devices, events, hierarchy, invite, keys, media, membership, public_rooms, query,
-    third_party_invites, transactions, version,
+    devices, event_relationships, events, hierarchy, invite, keys, media, membership, public_rooms,
+    query, third_party_invites, transactions, version,
 };
 use crate::http::routes::Routes;
 
@@ -35,6 +35,12 @@ pub(in crate::http) fn add_routes(routes: Routes) -> Routes {
         // invite.rs
         .federation("v1", "/invite/{room_id}/{event_id}", put(invite::put_invite_v1))
         .federation("v2", "/invite/{room_id}/{event_id}", put(invite::put_invite))
+        // event_relationships.rs
+        .federation(
+            "unstable",
+            "/event_relationships",
+            post(event_relationships::post_relationships),
+        )
         // events.rs
         .federation("v1", "/event/{event_id}", get(events::get_event))
         .federation("v1", "/state/{room_id}", get(events::get_state))
