@@ -138,6 +138,7 @@ def add_tls_arguments(command):
     """Options of a server that others find by its name, `127.0.0.1:PORT`, and that trusts `--ca`."""
     for name in ("--ca", "--certificate", "--key"):
         command.add_argument(name, type=pathlib.Path)
+    command.add_argument("--federation-port", help="where others are let in, if not at PORT: something is in between")
 
 
 def run_quietly(command, **options):
