@@ -109,8 +109,8 @@ impl Federation {
             }
         };
         answer.events.truncate(EVENTS_MAX);
-        let beside = |raw: &Box<RawValue>| serde_json::from_str(raw.get()).unwrap_or_default();
-        let beside: Vec<Beside> = answer.events.iter().map(beside).collect();
+        let read = |raw: &RawValue| serde_json::from_str(raw.get()).unwrap_or_default();
+        let beside: Vec<Beside> = answer.events.iter().map(|raw| read(raw)).collect();
         let events = verify_events(self.keys(), room.rules, to_texts(answer.events)).await?;
         let of_room = events.into_iter().zip(beside).filter_map(|(event, beside)| {
             let event = event.ok().filter(|event| event.room_id() == room.room_id)?;
