@@ -290,6 +290,32 @@ mod tests {
     }
 
     #[test]
+    fn change_in_a_large_room_costs_few_bytes_and_rows() {
+        const MEMBERS: i64 = 100_000;
+        // What a row takes beside its delta, with its place in the index: more than either database needs.
+        const ROW_BYTES: usize = 100;
+        let (mut state, mut seed, mut bytes, mut rows) = (State::default(), 42_u64, 0, 0);
+        for n in 1..=2 * MEMBERS {
+            // First all come in, then they change in an order of no meaning.
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let anybody = (seed >> 33).cast_signed() % MEMBERS + 1;
+            let member = if n <= MEMBERS { n } else { anybody };
+            let change = (StateKeyNid(2 * member + 1), Some(EventNid(n)));
+            let (next, row) = state.with_changes(&[change], StateNid(n)).expect("deltas are whole");
+            state = next;
+            rows = rows.max(state.chain.len());
+            if n > MEMBERS {
+                bytes += row.delta.len() + ROW_BYTES;
+            }
+        }
+        assert_eq!(state.len(), 100_000);
+        assert!(rows <= 20, "a state is read from {rows} rows");
+        let each = bytes / 100_000;
+        println!("{each} bytes a change, at most {rows} rows");
+        assert!(each <= 200, "a change takes {each} bytes");
+    }
+
+    #[test]
     fn differences_are_what_changed() {
         let older = grown(50);
         let mut tx = WriteTx::new();
