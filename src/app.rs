@@ -332,7 +332,14 @@ pub fn make_outbound(config: &Config, clock: &Clock) -> Outbound {
         true => Vec::new(),
         false => section.blocked_networks.clone(),
     };
-    let settings = OutboundSettings { blocked_networks, ca_files: section.ca_files.clone() };
+    let (ca_files, verify_servers) = (section.ca_files.clone(), section.verify_certificates);
+    if section.enabled && !verify_servers {
+        tracing::warn!(
+            "federation.verify_certificates is off: whoever is on the way to another server can \
+             speak in its name"
+        );
+    }
+    let settings = OutboundSettings { blocked_networks, ca_files, verify_servers };
     Outbound::new(settings, clock.clone())
 }
 

@@ -21,6 +21,8 @@ pub struct FederationConfig {
     pub blocked_networks: Vec<AddressRange>,
     /// Certificates (PEM) that are trusted beside those of the operating system.
     pub ca_files: Vec<PathBuf>,
+    /// For test networks: whether other servers have to prove by a certificate who they are.
+    pub verify_certificates: bool,
     /// Servers that are asked for the keys of those that cannot be reached.
     pub key_servers: Vec<OwnedServerName>,
 }
@@ -63,6 +65,7 @@ impl Default for FederationConfig {
                 .map(|text| text.parse().expect("the networks above are well-formed"))
                 .collect(),
             ca_files: Vec::new(),
+            verify_certificates: true,
             key_servers: vec![server_name!("matrix.org").to_owned()],
         }
     }

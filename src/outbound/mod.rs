@@ -49,6 +49,8 @@ pub struct OutboundSettings {
     pub blocked_networks: Vec<AddressRange>,
     /// PEM files with certificates that are trusted beside those of the operating system.
     pub ca_files: Vec<PathBuf>,
+    /// Whether other homeservers have to prove by a certificate who they are.
+    pub verify_servers: bool,
 }
 
 /// The HTTP client. Clones share its connections and caches.
@@ -74,16 +76,19 @@ impl Outbound {
         let addresses = Arc::new(addresses::AddressRules::new(settings.blocked_networks));
         let dns = Dns::default();
         let anchors = TrustAnchors::new(settings.ca_files);
-        let client = |ports| {
-            let connector =
-                Connector::new(dns.clone(), anchors.clone(), Arc::clone(&addresses), ports);
+        let of_servers = match settings.verify_servers {
+            true => anchors.clone(),
+            false => TrustAnchors::credulous(),
+        };
+        let client = |anchors: TrustAnchors, ports| {
+            let connector = Connector::new(dns.clone(), anchors, Arc::clone(&addresses), ports);
             Client::builder(TokioExecutor::new())
                 .pool_timer(TokioTimer::new())
                 .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
                 .pool_idle_timeout(IDLE_TIMEOUT)
                 .build(connector)
         };
-        let (servers, web) = (client(Ports::Homeserver), client(Ports::Web));
+        let (servers, web) = (client(of_servers, Ports::Homeserver), client(anchors, Ports::Web));
         let well_known = WellKnownCache::default();
         Self(Arc::new(Inner { clock, dns, well_known, servers, web, addresses }))
     }

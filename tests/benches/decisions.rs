@@ -248,7 +248,11 @@ async fn accept(app: &AppState, room: &Arc<Room>, event: &Arc<StoredEvent>) -> f
 
 /// Putting a message into the mailboxes of all members, microseconds.
 async fn announce(app: &AppState, room: &Arc<Room>, event: &Arc<StoredEvent>) -> f64 {
-    let settings = OutboundSettings { blocked_networks: Vec::new(), ca_files: Vec::new() };
+    let settings = OutboundSettings {
+        blocked_networks: Vec::new(),
+        ca_files: Vec::new(),
+        verify_servers: true,
+    };
     let web = Outbound::new(settings, app.clock.clone());
     let parts = (app.rooms.clone(), app.accounts.clone(), app.push.clone());
     let memory_bytes = app.config.memory.share(CacheShare::Push);

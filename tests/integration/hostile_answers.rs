@@ -270,6 +270,24 @@ both_databases! {
         server.stop().await;
     }
 
+    async fn servers_without_a_certificate_are_believed_only_in_test_networks(backend: Backend) {
+        // Each network has an authority of its own, which the other does not know.
+        let (network, elsewhere) = (Network::new(), Network::new());
+        let peer = ScriptedPeer::start(&elsewhere).await;
+        let ask = (Method::GET, "/_matrix/federation/v1/query/profile?user_id=@a:x");
+        let name = network.new_name();
+        let server = network.start(backend, &name).await;
+        peer.ask(&server, ask.clone(), None).await.error(401, "M_UNAUTHORIZED");
+        server.stop().await;
+        let believes = |config: &mut hearth::config::Config| {
+            config.federation.verify_certificates = false;
+        };
+        let server = network.start_with(backend, &name, believes).await;
+        // It has read the peer's key, and so knows who asks.
+        peer.ask(&server, ask, None).await.error(404, "M_NOT_FOUND");
+        server.stop().await;
+    }
+
     async fn redirects_lead_to_no_address_that_is_off_limits(backend: Backend) {
         let network = Network::new();
         let name = network.new_name();

@@ -139,7 +139,8 @@ mod tests {
     #[tokio::test]
     async fn private_addresses_are_not_connected_to() {
         let blocked_networks = FederationConfig::default().blocked_networks;
-        let settings = OutboundSettings { blocked_networks, ca_files: Vec::new() };
+        let settings =
+            OutboundSettings { blocked_networks, ca_files: Vec::new(), verify_servers: true };
         let gateways = Gateways::new(Outbound::new(settings, Clock::real()), None);
         for host in ["127.0.0.1", "localhost", "10.0.0.1", "[::1]"] {
             let url = format!("https://{host}:1/_matrix/push/v1/notify");
