@@ -105,12 +105,12 @@ impl<'a> World<'a> {
         let body = json!({ "preset": "public_chat", "room_version": "11",
             "power_level_content_override": levels });
         let room = create(&users[0], body).await;
-        join(&users[1], &room, &names[0]).await;
-        join(&users[2], &room, &names[1]).await;
-        // Whoever entered without the members has them before lines break: to invite or ban a stranger
-        // waits for them.
-        for user in &users {
-            user.get(&format!("/_matrix/client/v3/rooms/{room}/joined_members")).await.ok();
+        // Whoever entered without the members has them before anything else: a server that does not know
+        // them sends others elsewhere, and to invite or ban a stranger waits for them.
+        let members = format!("/_matrix/client/v3/rooms/{room}/joined_members");
+        for number in 1..users.len() {
+            join(&users[number], &room, &names[number - 1]).await;
+            users[number].get(&members).await.ok();
         }
         Self {
             seed,
@@ -286,6 +286,8 @@ impl<'a> World<'a> {
         let reason = hearth::storage::graph::find_verdict(database, stored.nid).await.unwrap();
         match (stored.is_rejected(), stored.is_in_graph(), stored.is_hidden()) {
             (true, ..) => Fate::Rejected(reason.unwrap_or_default()),
+            // It came as part of a state, and has no place in the history yet.
+            (_, false, _) if reason.is_none() => Fate::Missing,
             (_, false, _) => Fate::Waiting(reason.unwrap_or_default()),
             (.., true) => Fate::SoftFailed(reason.unwrap_or_default()),
             _ => Fate::Present,
