@@ -243,10 +243,18 @@ both_databases! {
         gateway.next().await;
         say(alice, &room, "two").await;
         assert_eq!(gateway.next().await["devices"][0]["pushkey"], "there");
-        let pushers = bob.get(&format!("{V3}/pushers")).await.ok();
-        let keys: Vec<_> =
-            pushers["pushers"].as_array().unwrap().iter().map(|p| p["pushkey"].clone()).collect();
-        assert_eq!(keys, ["there"]);
+        // The rejection is committed after the gateway has answered.
+        let mut positions = server.app.writer.subscribe();
+        loop {
+            positions.borrow_and_update();
+            let pushers = bob.get(&format!("{V3}/pushers")).await.ok();
+            let pushers = pushers["pushers"].as_array().unwrap();
+            let keys: Vec<_> = pushers.iter().map(|pusher| pusher["pushkey"].clone()).collect();
+            if keys == ["there"] {
+                break;
+            }
+            positions.changed().await.unwrap();
+        }
         server.stop().await;
     }
 
