@@ -93,6 +93,8 @@ impl<'a> Hunt<'a> {
             if self.open.contains_key(event.event_id()) {
                 self.bridge(&*source, event).await?;
             }
+            // What came another way meanwhile.
+            self.retry().await?;
             if self.is_withheld && !self.has_found && self.open.contains_key(event.event_id()) {
                 return Err(ReceiveError::Withheld);
             }
@@ -103,6 +105,8 @@ impl<'a> Hunt<'a> {
             let _alone = self.room.receiving.lock().await;
             self.rooms.store_waiting(self.room, open, lacking).await?;
         }
+        // What came before it was written down that somebody waits for it has freed nobody.
+        self.retry().await?;
         match self.open.get(event.event_id()) {
             Some((_, lacking)) => Ok(Verdict::Waiting(lacking.all())),
             None => self.verdict_of(event).await,
