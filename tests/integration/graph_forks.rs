@@ -23,7 +23,7 @@ async fn sync(client: &Client, since: Option<&str>) -> Value {
 }
 
 /// A room of Bob's that Alice has joined, with Carol in it as a moderator.
-async fn enter(rooms: &Rooms, version: RoomVersion, name: &str) -> (Arc<Room>, Branch) {
+pub async fn enter(rooms: &Rooms, version: RoomVersion, name: &str) -> (Arc<Room>, Branch) {
     let (mut bob, _) = Branch::new_room(version, name);
     let mut levels = json!({ "users": { CAROL: 50 } });
     if !version.rules().creators_privileged {

@@ -7,7 +7,7 @@ use hearth::{
     app::{StoppedServer, open_database},
     clock::Clock,
     protocol::room_version::RoomVersion,
-    rooms::{JoinedRoom, Room, Rooms, Verdict},
+    rooms::{Room, Rooms, Verdict},
     storage::{Database, StateNid},
 };
 use ruma::{OwnedRoomId, RoomId};
@@ -15,11 +15,10 @@ use serde_json::{Value, json};
 
 use crate::{
     both_databases,
-    graph_room::{BOB, Branch, CAROL, receive, server},
+    graph_forks::enter,
+    graph_room::{BOB, Branch, CAROL, receive},
     harness::{Backend, Client, Server},
 };
-
-const ALICE: &str = "@alice:hearth.test";
 
 async fn damage(backend: &Backend, sql: &'static str) {
     let database = open_database(&backend.config()).await.unwrap();
@@ -98,23 +97,7 @@ async fn make_lively_room(backend: &Backend, version: &str) -> OwnedRoomId {
 
 /// A room of Bob's that Alice has joined, which forks, is merged, and has a gap.
 async fn enter_forked_room(rooms: &Rooms) -> Arc<Room> {
-    let version = RoomVersion::V12;
-    let (mut bob, _) = Branch::new_room(version, "forked");
-    bob.state(BOB, "m.room.power_levels", "", json!({ "users": { CAROL: 50 } }));
-    bob.member(CAROL, CAROL, "join");
-    bob.topic(BOB, "the first");
-    let state: Vec<_> = bob.state.values().cloned().collect();
-    let join = bob.member(ALICE, ALICE, "join");
-    let joined = JoinedRoom {
-        room_id: bob.room_id().to_owned(),
-        version,
-        origin: server("b.test").to_owned(),
-        join,
-        state,
-        auth_chain: Vec::new(),
-        servers: None,
-    };
-    let room = rooms.import_joined_room(joined).await.unwrap();
+    let (room, mut bob) = enter(rooms, RoomVersion::V12, "forked").await;
     let mut carol = bob.clone();
     let topic = carol.topic(CAROL, "Carol's");
     assert_eq!(receive(rooms, &room, &topic).await, Verdict::Accepted);
