@@ -6,7 +6,10 @@
 
 #![expect(clippy::disallowed_methods, reason = "a benchmark measures the time that passes")]
 
+mod disk;
+#[path = "../place.rs"]
 mod place;
+#[path = "../process.rs"]
 mod process;
 mod seed;
 mod sending;

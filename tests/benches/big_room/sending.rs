@@ -11,7 +11,7 @@ pub async fn measure(place: &Place, seeded: &Seeded) {
     let small = measure_memory(place, seeded.small.as_str()).await;
     let big = measure_memory(place, seeded.big.as_str()).await;
     println!("  MiB resident after sending to 10, to all (60 more): {small:.1}, {big:.1}");
-    let process = Process::start(place).await;
+    let process = Process::start(place, &[]).await;
     let token = process.log_in("m0").await;
     let rooms = [seeded.small.as_str(), seeded.big.as_str()];
     let mut times: [Vec<Duration>; 2] = [Vec::new(), Vec::new()];
@@ -33,12 +33,12 @@ pub async fn measure(place: &Place, seeded: &Seeded) {
 }
 
 async fn measure_memory(place: &Place, room: &str) -> f64 {
-    let process = Process::start(place).await;
+    let process = Process::start(place, &[]).await;
     let token = process.log_in("m0").await;
     for number in 0..MESSAGES {
         process.send(&token, room, &format!("m{number}")).await;
     }
-    let memory = process.memory_mib();
+    let memory = process.memory_mib("VmRSS:");
     process.stop();
     memory
 }

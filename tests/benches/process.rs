@@ -17,7 +17,8 @@ pub struct Process {
 }
 
 impl Process {
-    pub async fn start(place: &Place) -> Self {
+    /// Starts it with further settings, as variables of its environment.
+    pub async fn start(place: &Place, settings: &[(&str, &str)]) -> Self {
         let port = {
             let probe = TcpListener::bind("127.0.0.1:0").expect("there is a free port");
             probe.local_addr().expect("is bound").port()
@@ -30,6 +31,7 @@ impl Process {
             .env("HEARTH_LISTEN", format!("[{{address = \"127.0.0.1:{port}\"}}]"))
             .env("HEARTH_REGISTRATION__MODE", "open")
             .env("HEARTH_RATE_LIMITS__ENABLED", "false")
+            .envs(settings.iter().copied())
             .stdout(Stdio::null())
             .stderr(Stdio::null());
         if let Some(url) = place.url() {
@@ -52,7 +54,7 @@ impl Process {
         self.child.wait().expect("ends");
     }
 
-    /// The member with this number, as who is logged in.
+    /// The token of a user, who is registered if need be.
     pub async fn log_in(&self, name: &str) -> String {
         let password = "a long enough password";
         let body = json!({
@@ -91,11 +93,11 @@ impl Process {
         begin.elapsed()
     }
 
-    /// Resident memory, MiB.
-    pub fn memory_mib(&self) -> f64 {
+    /// Resident memory, MiB: a line of the kernel's table (`VmRSS:` now, `VmHWM:` at most so far).
+    pub fn memory_mib(&self, name: &str) -> f64 {
         let path = format!("/proc/{}/status", self.child.id());
         let status = std::fs::read_to_string(path).expect("runs");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("is told");
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("is told");
         let kib: f64 = line.trim().trim_end_matches(" kB").parse().expect("is a number");
         kib / 1024.0
     }

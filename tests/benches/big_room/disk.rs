@@ -1,44 +1,11 @@
-//! Where the data of one run live: a directory, and for PostgreSQL a schema.
+//! The data of a server that does not run: opened by the engine itself, and measured on the disk.
 
 use hearth::config::{Config, Secret};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, SqliteConnection};
-use tempfile::TempDir;
 
-pub struct Place {
-    pub directory: TempDir,
-    postgres: Option<(String, String)>,
-}
-
-pub const SERVER_NAME: &str = "bench.test";
+use super::place::{Place, SERVER_NAME, execute};
 
 impl Place {
-    pub async fn make(postgres: Option<&str>) -> Self {
-        let directory = tempfile::tempdir().expect("there is room on the disk");
-        let schema = format!("bench_{}", std::process::id());
-        let place = Self { directory, postgres: postgres.map(|url| (url.to_owned(), schema)) };
-        if let Some((url, schema)) = &place.postgres {
-            execute(url, format!("CREATE SCHEMA {schema}")).await;
-        }
-        place
-    }
-
-    pub async fn remove(self) {
-        if let Some((url, schema)) = &self.postgres {
-            execute(url, format!("DROP SCHEMA {schema} CASCADE")).await;
-        }
-    }
-
-    pub fn name(&self) -> &'static str {
-        if self.postgres.is_some() { "PostgreSQL" } else { "SQLite" }
-    }
-
-    /// The address of the database with its schema; None for SQLite.
-    pub fn url(&self) -> Option<String> {
-        let (url, schema) = self.postgres.as_ref()?;
-        let separator = if url.contains('?') { '&' } else { '?' };
-        Some(format!("{url}{separator}options[search_path]={schema}"))
-    }
-
     pub fn config(&self) -> Config {
         let mut config = Config::default();
         config.server.name = SERVER_NAME.try_into().expect("is a name");
@@ -80,10 +47,4 @@ impl Place {
         std::fs::remove_file(&copy).expect("was there");
         size.cast_signed()
     }
-}
-
-async fn execute(url: &str, sql: String) {
-    let mut connection = PgConnection::connect(url).await.expect("answers");
-    sqlx::query(AssertSqlSafe(sql)).execute(&mut connection).await.expect("is understood");
-    connection.close().await.expect("closes");
 }
