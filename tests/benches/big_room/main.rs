@@ -6,16 +6,13 @@
 
 #![expect(clippy::disallowed_methods, reason = "a benchmark measures the time that passes")]
 
-mod disk;
-#[path = "../place.rs"]
-mod place;
-#[path = "../process.rs"]
-mod process;
+#[path = "../common/mod.rs"]
+mod common;
 mod seed;
 mod sending;
 mod states;
 
-use place::Place;
+use common::place::Place;
 
 const MEMBERS: usize = 100_000;
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures_util::{StreamExt as _, stream};
 use hearth::{
     app::StoppedServer,
     clock::Clock,
@@ -12,10 +13,12 @@ use hearth::{
 use ruma::{OwnedRoomId, OwnedUserId};
 use serde_json::json;
 
-use super::place::{Place, SERVER_NAME};
+use super::common::place::{Place, SERVER_NAME};
 
 /// Events in one commit.
 const STEP: usize = 200;
+/// Changes that are under way at a time.
+const ABREAST: usize = 64;
 /// Members of the small room.
 const FEW: usize = 10;
 
@@ -36,9 +39,9 @@ pub async fn make_rooms(place: &Place, members: usize) -> Seeded {
     let stopped = StoppedServer::open(&place.config(), Clock::real()).await.expect("opens");
     let rooms = &stopped.rooms;
     let small = make_room(rooms).await;
-    fill(rooms, &small, 1..FEW, "join").await;
+    fill(rooms, &small, 1..FEW).await;
     let big = make_room(rooms).await;
-    fill(rooms, &big, 1..members, "join").await;
+    fill(rooms, &big, 1..members).await;
     let joined = snapshots::load_newest(rooms.database()).await.expect("is there");
     // Members in a random order, the same in every run.
     let mut seed: u64 = 42;
@@ -46,7 +49,7 @@ pub async fn make_rooms(place: &Place, members: usize) -> Seeded {
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (seed >> 33) as usize % members
     });
-    fill(rooms, &big, numbers, "changed").await;
+    change(rooms, &big, numbers).await;
     let changed = snapshots::load_newest(rooms.database()).await.expect("is there");
     let seeded =
         Seeded { small: small.room_id.clone(), big: big.room_id.clone(), members, joined, changed };
@@ -68,23 +71,27 @@ async fn make_room(rooms: &Rooms) -> Arc<Room> {
     rooms.append_new_room(rules, None, &requests, None).await.expect("is allowed")
 }
 
-async fn fill(
-    rooms: &Rooms,
-    room: &Arc<Room>,
-    numbers: impl IntoIterator<Item = usize>,
-    name: &str,
-) {
-    let mut requests = Vec::with_capacity(STEP);
-    for (done, number) in numbers.into_iter().enumerate() {
-        let user = user(number);
-        let content = json!({ "membership": "join", "displayname": format!("{name} {done}") });
-        requests.push(EventRequest::state(user.clone(), "m.room.member", user.as_str(), content));
-        if requests.len() == STEP {
-            rooms.append(room, &requests, None).await.expect("is allowed");
-            requests.clear();
-        }
-    }
-    if !requests.is_empty() {
+/// Has members join, in their order.
+async fn fill(rooms: &Rooms, room: &Arc<Room>, numbers: impl IntoIterator<Item = usize>) {
+    let numbers: Vec<usize> = numbers.into_iter().collect();
+    for step in numbers.chunks(STEP) {
+        let requests: Vec<_> = step.iter().map(|number| name(*number, "new")).collect();
         rooms.append(room, &requests, None).await.expect("is allowed");
     }
+}
+
+/// Has members change their names, many at a time.
+async fn change(rooms: &Rooms, room: &Arc<Room>, numbers: impl Iterator<Item = usize>) {
+    stream::iter(numbers.enumerate())
+        .for_each_concurrent(ABREAST, |(done, number)| async move {
+            let request = name(number, &format!("changed {done}"));
+            rooms.append(room, &[request], None).await.expect("is allowed");
+        })
+        .await;
+}
+
+fn name(number: usize, name: &str) -> EventRequest {
+    let user = user(number);
+    let content = json!({ "membership": "join", "displayname": name });
+    EventRequest::state(user.clone(), "m.room.member", user.as_str(), content)
 }

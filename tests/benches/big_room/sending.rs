@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use super::{place::Place, process::Process, seed::Seeded, states::percentiles};
+use super::{
+    common::{percentiles, place::Place, process::Process},
+    seed::Seeded,
+};
 
 const MESSAGES: usize = 500;
 

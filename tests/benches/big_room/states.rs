@@ -1,6 +1,6 @@
 //! What the states of the big room cost.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use hearth::{
     app::StoppedServer,
@@ -9,7 +9,7 @@ use hearth::{
 };
 
 use super::{
-    place::Place,
+    common::{percentiles, place::Place},
     seed::{Seeded, user},
 };
 
@@ -78,14 +78,4 @@ async fn measure_keys(place: &Place, seeded: &Seeded) {
     }
     println!("  ms to read one key at an old event, warm (1): {}", percentiles(&mut times));
     stopped.close().await;
-}
-
-/// Half, 99 of 100 and the longest of these, ms.
-pub fn percentiles(times: &mut [Duration]) -> String {
-    times.sort_unstable();
-    let at = |percent: usize| {
-        let place = (times.len() * percent / 100).min(times.len() - 1);
-        times[place].as_secs_f64() * 1000.0
-    };
-    format!("p50 {:.3}, p99 {:.3}, max {:.3}", at(50), at(99), at(100))
 }

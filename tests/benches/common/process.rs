@@ -17,13 +17,17 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts it with further settings, as variables of its environment.
+    /// With settings beside those that every benchmark wants, by the names of their variables.
     pub async fn start(place: &Place, settings: &[(&str, &str)]) -> Self {
         let port = {
             let probe = TcpListener::bind("127.0.0.1:0").expect("there is a free port");
             probe.local_addr().expect("is bound").port()
         };
         let mut command = Command::new(env!("CARGO_BIN_EXE_hearth"));
+        // Settings of the benchmark are none of the server's.
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("HEARTH_")) {
+            command.env_remove(name);
+        }
         command
             .current_dir(place.directory.path())
             .env("HEARTH_SERVER__NAME", SERVER_NAME)
@@ -39,8 +43,10 @@ impl Process {
         }
         let child = command.spawn().expect("starts");
         let url = format!("http://127.0.0.1:{port}");
-        let process = Self { child, url, http: reqwest::Client::new() };
+        let mut process = Self { child, url, http: reqwest::Client::new() };
         while process.http.get(format!("{}/health", process.url)).send().await.is_err() {
+            let ended = process.child.try_wait().expect("can be asked");
+            assert!(ended.is_none(), "the server has ended: {ended:?}");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         process
@@ -54,7 +60,7 @@ impl Process {
         self.child.wait().expect("ends");
     }
 
-    /// The token of a user, who is registered if need be.
+    /// Somebody's access token, who is registered if need be.
     pub async fn log_in(&self, name: &str) -> String {
         let password = "a long enough password";
         let body = json!({
@@ -80,11 +86,27 @@ impl Process {
         answer.json().await.expect("is JSON")
     }
 
+    /// Makes a room that everybody may join.
+    pub async fn create_room(&self, token: &str) -> String {
+        let body = json!({ "preset": "public_chat", "room_version": "11" });
+        let url = format!("{}/_matrix/client/v3/createRoom", self.url);
+        let request = self.http.post(url).json(&body).bearer_auth(token);
+        let answer: Value = request.send().await.expect("answers").json().await.expect("is JSON");
+        answer["room_id"].as_str().expect("is made").to_owned()
+    }
+
+    pub async fn join(&self, token: &str, room: &str) {
+        let url = format!("{}/_matrix/client/v3/join/{room}", self.url);
+        let request = self.http.post(url).json(&json!({})).bearer_auth(token);
+        let answer = request.send().await.expect("answers");
+        assert!(answer.status().is_success(), "{answer:?}");
+    }
+
     /// Sends a message; returns how long it took to be durable.
-    pub async fn send(&self, token: &str, room: &str, transaction: &str) -> Duration {
-        let path = format!("rooms/{room}/send/m.room.message/{transaction}");
+    pub async fn send(&self, token: &str, room: &str, text: &str) -> Duration {
+        let path = format!("rooms/{room}/send/m.room.message/{text}");
         let url = format!("{}/_matrix/client/v3/{path}", self.url);
-        let body = json!({ "msgtype": "m.text", "body": "how many are we?" });
+        let body = json!({ "msgtype": "m.text", "body": text });
         let request = self.http.put(url).bearer_auth(token).json(&body);
         let begin = Instant::now();
         let answer = request.send().await.expect("answers");
@@ -100,5 +122,15 @@ impl Process {
         let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("is told");
         let kib: f64 = line.trim().trim_end_matches(" kB").parse().expect("is a number");
         kib / 1024.0
+    }
+
+    /// Processor time that it has taken, seconds.
+    pub fn cpu_seconds(&self) -> f64 {
+        let path = format!("/proc/{}/stat", self.child.id());
+        let stat = std::fs::read_to_string(path).expect("runs");
+        let fields: Vec<&str> = stat.rsplit(") ").next().expect("has fields").split(' ').collect();
+        let ticks = |place: usize| fields[place].parse::<f64>().expect("is a number");
+        // User and system time, in hundredths of a second.
+        (ticks(11) + ticks(12)) / 100.0
     }
 }
