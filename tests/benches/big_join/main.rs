@@ -7,18 +7,19 @@
 
 #![expect(clippy::disallowed_methods, reason = "a benchmark measures the time that passes")]
 
+#[path = "../common/mod.rs"]
+mod common;
 mod crowd;
 mod peer;
-#[path = "../place.rs"]
-mod place;
-#[path = "../process.rs"]
-mod process;
 
 use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use self::{peer::Peer, place::Place, process::Process};
+use self::{
+    common::{place::Place, process::Process},
+    peer::Peer,
+};
 
 const MEMBERS: usize = 50_000;
 /// The other server has an address of this machine, and a certificate that nobody has signed.

@@ -8,6 +8,9 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod disk;
+#[path = "../common/percentiles.rs"]
+mod percentiles;
 mod seed;
 mod sending;
 mod states;

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::{
-    common::{percentiles, place::Place, process::Process},
+    common::{place::Place, process::Process},
+    percentiles::percentiles,
     seed::Seeded,
 };
 

@@ -9,7 +9,8 @@ use hearth::{
 };
 
 use super::{
-    common::{percentiles, place::Place},
+    common::place::Place,
+    percentiles::percentiles,
     seed::{Seeded, user},
 };
 

@@ -10,8 +10,9 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::{
-    common::{percentiles, place::Place, process::Process},
+    common::{place::Place, process::Process},
     crowd::{Arrival, Crowd},
+    percentiles::percentiles,
 };
 
 const SERVERS: usize = 100;
@@ -71,7 +72,7 @@ pub async fn measure(place: &Place, seconds: u64) {
     println!("  {}/s out, {} arrived", RATE as usize * SERVERS, ways_out.len());
     println!("  ms from a request to another server: {}", percentiles(&mut ways_out));
     println!("  cores in use: {:.2}, for {took:.1} s", cpu / took);
-    println!("  MiB resident at the end: {:.1}", process.memory_mib());
+    println!("  MiB resident at the end: {:.1}", process.memory_mib("VmRSS:"));
     Arc::into_inner(process).expect("nobody else has it").stop();
 }
 
@@ -180,6 +181,6 @@ async fn sample_memory(process: Arc<Process>) {
     loop {
         tokio::time::sleep(MEMORY_EVERY).await;
         let after = began.elapsed().as_secs();
-        println!("  MiB resident after {after} s: {:.1}", process.memory_mib());
+        println!("  MiB resident after {after} s: {:.1}", process.memory_mib("VmRSS:"));
     }
 }

@@ -12,7 +12,10 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod crowd;
+mod guests;
 mod load;
+#[path = "../common/percentiles.rs"]
+mod percentiles;
 
 use common::place::Place;
 
