@@ -185,7 +185,7 @@ impl Rooms {
             after = *last;
             for row in self.step(rooms::list(self.database(), &nids)).await? {
                 named.set(row.state_nid);
-                let extremities = super::registry::decode_extremities(&row.extremities);
+                let extremities = super::loading::decode_extremities(&row.extremities);
                 for state in extremities.map(|(_, states)| states).unwrap_or_default() {
                     named.set(state);
                 }

@@ -18,11 +18,11 @@ use super::{
     aliases::AliasReservations,
     closures::Closures,
     erasures::Erasures,
-    event_store::{EventStore, RoomFacts, StoredEvent},
+    event_store::EventStore,
     noted_weight::{NotedWeighter, reweigh},
     own_key::OwnKey,
     partial::PartialRooms,
-    room::{Head, PINNED_KINDS, Room},
+    room::Room,
     snapshot::{SnapshotCache, SnapshotWeighter, undivided},
     source::EventSource,
     state::{State, StateMap},
@@ -36,11 +36,8 @@ use crate::{
     clock::Clock,
     hook::Hook,
     notifier::Notifier,
-    protocol::{room_version::RoomVersion, signing::SigningKey},
-    storage::{
-        self, Database, EventNid, ORDERING_STEP, RoomNid, StateKeyNid, StateNid, StorageError,
-        Writer, rooms::RoomRow,
-    },
+    protocol::signing::SigningKey,
+    storage::{self, Database, EventNid, RoomNid, StateNid, StorageError, Writer},
 };
 
 /// Resolutions remembered: their results share structure with the states they come from.
@@ -214,11 +211,8 @@ impl Rooms {
         let mut found: HashMap<RoomNid, Arc<Room>> =
             nids.iter().filter_map(|&nid| Some((nid, self.0.find_in_memory(nid)?))).collect();
         let missing: Vec<_> = nids.iter().copied().filter(|nid| !found.contains_key(nid)).collect();
-        if !missing.is_empty() {
-            for row in storage::rooms::list(&self.0.database, &missing).await? {
-                found.insert(row.nid, self.0.admit(row).await?);
-            }
-        }
+        let read = self.0.read_rooms(&missing).await?;
+        found.extend(read.into_iter().map(|room| (room.nid, room)));
         let missing = |nid: &RoomNid| StorageError::Damaged(format!("room {} is missing", nid.0));
         nids.iter().map(|nid| found.get(nid).cloned().ok_or_else(|| missing(nid))).collect()
     }
@@ -337,52 +331,17 @@ impl Engine {
         self.sticky.forget_room(room.nid);
     }
 
-    /// Reads a room into memory. Of two that read it at once the first one wins: what the row
-    /// says may be older than what a living room knows.
-    async fn admit(&self, row: RoomRow) -> Result<Arc<Room>, StorageError> {
-        let room = self.read_room(row).await?;
+    /// Makes a room known that was read, unless it is: what was read may be older than what a living room knows.
+    pub fn settle(&self, room: Arc<Room>) -> Arc<Room> {
         let mut known = self.rooms.known.lock();
         if let Some(living) = known.get(&room.nid).and_then(Weak::upgrade) {
-            return Ok(living);
+            return living;
         }
         known.insert(room.nid, Arc::downgrade(&room));
         drop(known);
         self.rooms.nids.insert(room.room_id.as_str().into(), room.nid);
         self.rooms.strong.insert(room.nid, Arc::clone(&room));
-        Ok(room)
-    }
-
-    async fn read_room(&self, row: RoomRow) -> Result<Arc<Room>, StorageError> {
-        let damaged = |what: &str| StorageError::Damaged(format!("room {}: {what}", row.room_id));
-        let version = RoomVersion::parse(&row.version).ok_or_else(|| damaged("its version"))?;
-        let room_id = RoomId::parse(&row.room_id).map_err(|_| damaged("its ID"))?;
-        let facts = RoomFacts { room_id: &room_id, rules: version.rules() };
-        let (extremities, forks) =
-            decode_extremities(&row.extremities).ok_or_else(|| damaged("its extremities"))?;
-        let mut states = Vec::with_capacity(forks.len());
-        for nid in forks {
-            states.push(State::clone(&*self.load_state(nid).await?));
-        }
-        let state = State::clone(&*self.load_state(row.state_nid).await?);
-        let head = Head {
-            extremities: self.events.load(facts, &extremities).await?,
-            forks: states,
-            depth: row.depth,
-            pinned: Arc::new(self.load_pinned(facts, &state).await?),
-            state,
-            notify_ordinal: row.notify_ordinal,
-            latest_position: row.latest_position,
-            joined_count: row.joined_count,
-            invited_count: row.invited_count,
-            partial: self.partial.find(row.nid),
-        };
-        let complete_above = row.latest_position * ORDERING_STEP;
-        let rules = version.rules();
-        let latest_fork = storage::graph::load_latest_fork(&self.database, row.nid).await?;
-        let room = Room::new(row.nid, room_id, rules, head, complete_above);
-        room.note_fork(latest_fork);
-        room.note_completed(self.partial.completed_position(row.nid));
-        Ok(Arc::new(room))
+        room
     }
 
     /// Forgets a room that nobody can have built upon, so that it is read anew.
@@ -403,24 +362,6 @@ impl Engine {
         self.events.forget_all();
     }
 
-    pub async fn load_pinned(
-        &self,
-        facts: RoomFacts<'_>,
-        state: &State,
-    ) -> Result<Vec<(StateKeyNid, Arc<StoredEvent>)>, StorageError> {
-        let mut keys = Vec::new();
-        let mut nids = Vec::new();
-        for kind in PINNED_KINDS {
-            if let Some(key) = self.keys.find(kind, "").await?
-                && let Some(nid) = state.get(key.nid)
-            {
-                keys.push(key.nid);
-                nids.push(nid);
-            }
-        }
-        Ok(keys.into_iter().zip(self.events.load(facts, &nids).await?).collect())
-    }
-
     /// Keeps a state in memory under its snapshot.
     pub fn remember_state(&self, state: &State) {
         if self.states.peek(&state.nid()).is_none() {
@@ -436,14 +377,4 @@ impl Engine {
         self.states.insert(nid, Arc::clone(&state));
         Ok(state)
     }
-}
-
-/// The extremities as [`Head::encode_extremities`] writes them: events, and the states after them where
-/// there are several.
-pub(super) fn decode_extremities(text: &str) -> Option<(Vec<EventNid>, Vec<StateNid>)> {
-    if let Ok(nids) = serde_json::from_str::<Vec<i64>>(text) {
-        return Some((nids.into_iter().map(EventNid).collect(), Vec::new()));
-    }
-    let pairs: Vec<(i64, i64)> = serde_json::from_str(text).ok()?;
-    Some(pairs.into_iter().map(|(event, state)| (EventNid(event), StateNid(state))).unzip())
 }

@@ -10,6 +10,7 @@ use std::{
 use ruma::{EventId, OwnedEventId};
 
 use super::{
+    descent::{Descent, Naming},
     event_store::StoredEvent,
     registry::Rooms,
     room::Room,
@@ -33,6 +34,10 @@ const ROUNDS_MAX: usize = 10_000;
 const INLINE_EVENTS_MAX: usize = 64;
 /// Children looked at in one step when a descendant is sought.
 const CHILDREN_STEP: usize = 256;
+/// Events whose children are looked at together.
+const LEVEL_MAX: usize = 256;
+/// The latest children that are looked at of each; of what is shared, one of these mostly says so.
+const CHILDREN_TOLD: usize = 16;
 
 /// All that is known about one conflict; grows until resolution succeeds.
 #[derive(Default)]
@@ -129,16 +134,17 @@ impl Rooms {
     ) -> Result<(), StorageError> {
         let mut level: Vec<OwnedEventId> = ends.to_vec();
         let mut seen: HashSet<OwnedEventId> = HashSet::new();
-        let mut barren: HashSet<EventNid> = HashSet::new();
+        let mut descent = Descent::default();
         while !level.is_empty() {
             self.load_ids(room, level.iter().cloned(), gathered).await?;
+            level.retain(|id| seen.insert(id.clone()));
+            let number =
+                |id: &OwnedEventId| gathered.nids.get(id).copied().ok_or_else(|| unknown(id));
+            let numbers: Vec<_> = level.iter().map(number).collect::<Result<_, _>>()?;
+            self.decide_shared(&numbers, gathered, &mut descent).await?;
             let mut next = Vec::new();
-            for id in level {
-                if !seen.insert(id.clone()) {
-                    continue;
-                }
-                let (nid, key) = *gathered.nids.get(&id).ok_or_else(|| unknown(&id))?;
-                if self.is_shared((nid, key), gathered, &mut barren).await? {
+            for (id, (nid, _)) in level.into_iter().zip(numbers) {
+                if descent.is_shared(nid) {
                     gathered.shared.insert(id);
                 } else if let Some(known) = gathered.events.get(&id) {
                     next.extend(known.event.auth_events().map(ToOwned::to_owned));
@@ -149,19 +155,50 @@ impl Rooms {
         Ok(())
     }
 
-    /// Whether the event is unconflicted, or in the authorisation chain of an event that is. Goes from the
-    /// event to those that name it: of what is shared, most is found at the first step. Events from which no
-    /// way leads to an unconflicted one are noted as barren, so that along a chain each is looked at once.
-    async fn is_shared(
+    /// Finds out which events are unconflicted, or in the authorisation chain of an event that is. Goes from
+    /// the events to those that name them: of what is shared, most is found at the first step.
+    async fn decide_shared(
         &self,
-        (nid, key): (EventNid, Option<StateKeyNid>),
+        events: &[(EventNid, Option<StateKeyNid>)],
         gathered: &Gathered,
-        barren: &mut HashSet<EventNid>,
+        descent: &mut Descent,
+    ) -> Result<(), StorageError> {
+        let holds = |nid: EventNid, key: StateKeyNid| gathered.unconflicted.get(&key) == Some(&nid);
+        for (nid, key) in events {
+            match key.is_some_and(|key| holds(*nid, key)) {
+                true => descent.mark(*nid),
+                false => descent.ask(*nid),
+            }
+        }
+        loop {
+            let level = descent.next_level(LEVEL_MAX);
+            if level.is_empty() {
+                break;
+            }
+            let database = &self.0.database;
+            let latest =
+                storage::graph::list_latest_auth_children(database, &level, CHILDREN_TOLD).await?;
+            let naming = |(parent, child, child_key)| Naming { parent, child, child_key };
+            let namings: Vec<Naming> = latest.into_iter().map(naming).collect();
+            descent.take(&level, &namings, CHILDREN_TOLD, holds);
+        }
+        while let Some(nid) = descent.next_broad() {
+            if self.is_named_by_unconflicted(nid, gathered, descent).await? {
+                descent.mark(nid);
+            }
+        }
+        descent.conclude();
+        Ok(())
+    }
+
+    /// Whether the event is in the authorisation chain of an unconflicted one, by all that name it.
+    async fn is_named_by_unconflicted(
+        &self,
+        nid: EventNid,
+        gathered: &Gathered,
+        descent: &Descent,
     ) -> Result<bool, StorageError> {
         let holds = |nid: EventNid, key: StateKeyNid| gathered.unconflicted.get(&key) == Some(&nid);
-        if key.is_some_and(|key| holds(nid, key)) {
-            return Ok(true);
-        }
         let mut seen: HashSet<EventNid> = HashSet::from([nid]);
         let mut level = vec![nid];
         while !level.is_empty() {
@@ -172,10 +209,13 @@ impl Rooms {
                 let children =
                     storage::graph::list_auth_children(database, &level, before, CHILDREN_STEP)
                         .await?;
-                if children.iter().any(|(child, key)| holds(*child, *key)) {
+                let is_shared = |(child, key): &(EventNid, StateKeyNid)| {
+                    holds(*child, *key) || descent.is_shared(*child)
+                };
+                if children.iter().any(is_shared) {
                     return Ok(true);
                 }
-                let fresh = |child: &EventNid| !barren.contains(child) && seen.insert(*child);
+                let fresh = |child: &EventNid| !descent.is_barren(*child) && seen.insert(*child);
                 next.extend(children.iter().map(|(child, _)| *child).filter(fresh));
                 match children.last() {
                     Some((last, _)) if children.len() == CHILDREN_STEP => before = *last,
@@ -184,7 +224,6 @@ impl Rooms {
             }
             level = next;
         }
-        barren.extend(seen);
         Ok(false)
     }
 

@@ -143,6 +143,15 @@ impl Engine {
         Ok(chain)
     }
 
+    /// Reads the rows that make up states into memory, for all of these at once.
+    pub async fn warm_snapshots(&self, nids: &[StateNid]) -> Result<(), StorageError> {
+        let is_unknown = |nid: &StateNid| self.snapshots.peek(nid).is_none();
+        let unknown: Vec<StateNid> = nids.iter().copied().filter(is_unknown).collect();
+        let lineages = storage::snapshots::list_lineages(&self.database, &unknown).await?;
+        let unknown: Vec<StateNid> = lineages.into_iter().filter(is_unknown).collect();
+        self.read_snapshots(&unknown).await.map(drop)
+    }
+
     async fn read_snapshots(
         &self,
         nids: &[StateNid],

@@ -2,7 +2,7 @@
 //! (`auth_edges`, `missing_events`, `awaited_events`, `awaited_redactions`, `verdicts`, `room_forks`,
 //! `state_changes`, `stripped_states`).
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::{
     Cell, Database, EventNid, RoomNid, StateKeyNid, StateNid, Statement, StorageError, WriteTx,
@@ -41,6 +41,27 @@ pub async fn list_auth_children(
     let params = params![super::json_rows(parents.iter().map(|nid| nid.0)), before, limit];
     let rows: Vec<(i64, i64)> = db.fetch_all(sql, &params).await?;
     Ok(rows.into_iter().map(|(nid, key)| (EventNid(nid), StateKeyNid(key))).collect())
+}
+
+/// Of each of `parents` the latest state events that name it, at most `most`: parent, child, the child's key.
+pub async fn list_latest_auth_children(
+    db: &Database,
+    parents: &[EventNid],
+    most: usize,
+) -> Result<Vec<(EventNid, EventNid, StateKeyNid)>, StorageError> {
+    // The inner limit is for PostgreSQL, which would otherwise look for the lowest child once for every child.
+    let sql = "SELECT e.parent_nid, e.child_nid, e.child_key_nid
+               FROM (SELECT w.nid, coalesce((
+                         SELECT i.child_nid FROM auth_edges i WHERE i.parent_nid = w.nid
+                         ORDER BY i.child_nid DESC LIMIT 1 OFFSET $2), 0) AS lowest
+                     FROM (SELECT CAST(value->>0 AS BIGINT) AS nid FROM json_each($1)) w
+                     LIMIT $3) AS wanted
+               JOIN auth_edges e ON e.parent_nid = wanted.nid AND e.child_nid >= wanted.lowest";
+    let rows = super::json_rows(parents.iter().map(|nid| nid.0));
+    let params = params![rows, most.saturating_sub(1), parents.len()];
+    let rows: Vec<(i64, i64, i64)> = db.fetch_all(sql, &params).await?;
+    let event = |(parent, child, key)| (EventNid(parent), EventNid(child), StateKeyNid(key));
+    Ok(rows.into_iter().map(event).collect())
 }
 
 static INSERT_MISSING: Statement = Statement {
@@ -311,10 +332,18 @@ pub async fn find_fork(
     Ok(row.map(|(nid,)| StateNid(nid)))
 }
 
-/// The place of the latest event that did not simply follow the head; 0 when there is none.
-pub async fn load_latest_fork(db: &Database, room: RoomNid) -> Result<i64, StorageError> {
-    let sql = "SELECT max(ordering) FROM room_forks WHERE room_nid = $1";
-    Ok(db.fetch_one::<(Option<i64>,)>(sql, &params![room]).await?.0.unwrap_or(0))
+/// The place of the latest event of each of these rooms that did not simply follow the head; rooms where all
+/// did are left out.
+pub async fn list_latest_forks(
+    db: &Database,
+    rooms: &[RoomNid],
+) -> Result<HashMap<RoomNid, i64>, StorageError> {
+    let sql = "SELECT room_nid, max(ordering) FROM room_forks
+               WHERE room_nid IN (SELECT CAST(value->>0 AS BIGINT) FROM json_each($1))
+               GROUP BY room_nid";
+    let list = super::json_rows(rooms.iter().map(|room| room.0));
+    let rows: Vec<(i64, i64)> = db.fetch_all(sql, &params![list]).await?;
+    Ok(rows.into_iter().map(|(room, ordering)| (RoomNid(room), ordering)).collect())
 }
 
 static SAVE_STRIPPED: Statement = Statement {

@@ -77,6 +77,27 @@ pub async fn list_lineage(db: &Database, nid: StateNid) -> Result<Vec<StateNid>,
     Ok(rows.into_iter().map(|(nid,)| StateNid(nid)).collect())
 }
 
+/// The numbers of the rows that make up any of these states, in no particular order. Reads no deltas.
+pub async fn list_lineages(
+    db: &Database,
+    nids: &[StateNid],
+) -> Result<Vec<StateNid>, StorageError> {
+    if nids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let sql = "WITH RECURSIVE chain (nid, parent_nid) AS (
+                   SELECT nid, parent_nid FROM state_snapshots
+                   WHERE nid IN (SELECT CAST(value->>0 AS BIGINT) FROM json_each($1))
+                   UNION
+                   SELECT s.nid, s.parent_nid
+                   FROM chain JOIN state_snapshots s ON s.nid = chain.parent_nid
+               )
+               SELECT nid FROM chain";
+    let list = super::json_rows(nids.iter().map(|nid| nid.0));
+    let rows: Vec<(i64,)> = db.fetch_all(sql, &params![list]).await?;
+    Ok(rows.into_iter().map(|(nid,)| StateNid(nid)).collect())
+}
+
 /// Numbers and parents of the rows below `before`, in falling order.
 pub async fn list_parents(
     db: &Database,

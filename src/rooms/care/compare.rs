@@ -344,7 +344,7 @@ fn numbers_of(row: &RoomRow) -> [i64; 5] {
 
 /// The extremities of a row, with the states after them where there are several.
 fn read_extremities(text: &str) -> Option<Vec<(EventNid, Option<StateNid>)>> {
-    let (events, states) = super::super::registry::decode_extremities(text)?;
+    let (events, states) = super::super::loading::decode_extremities(text)?;
     let mut states = states.into_iter();
     Some(events.into_iter().map(|nid| (nid, states.next())).collect())
 }

@@ -1,0 +1,168 @@
+//! Reading rooms from the store into memory, many together: whoever asks for all rooms of an account waits
+//! for the database a few times and not a few times a room. Not for finding those that lie in memory.
+
+use std::{collections::HashMap, sync::Arc};
+
+use ruma::RoomId;
+
+use super::{
+    event_store::{RoomFacts, StoredEvent},
+    registry::Engine,
+    room::{Head, PINNED_KINDS, Room},
+    state::State,
+};
+use crate::{
+    protocol::room_version::RoomVersion,
+    storage::{
+        self, EventNid, ORDERING_STEP, RoomNid, StateKeyNid, StateNid, StorageError, rooms::RoomRow,
+    },
+};
+
+/// Rooms that are read together.
+const ROOMS_STEP: usize = 64;
+
+/// A room's row with what is read out of it before anything else of the room.
+struct OpenedRow {
+    row: RoomRow,
+    room_id: ruma::OwnedRoomId,
+    version: RoomVersion,
+    extremities: Vec<EventNid>,
+    /// The states after the extremities, where there are several.
+    forks: Vec<StateNid>,
+}
+
+impl Engine {
+    /// Reads rooms into memory; those that are not there are left out.
+    pub async fn read_rooms(&self, nids: &[RoomNid]) -> Result<Vec<Arc<Room>>, StorageError> {
+        let mut rooms = Vec::with_capacity(nids.len());
+        for step in nids.chunks(ROOMS_STEP) {
+            let rows = storage::rooms::list(&self.database, step).await?;
+            rooms.extend(self.admit_all(rows).await?);
+        }
+        Ok(rooms)
+    }
+
+    /// Reads a room into memory.
+    pub async fn admit(&self, row: RoomRow) -> Result<Arc<Room>, StorageError> {
+        let nid = row.nid;
+        let room = self.admit_all(vec![row]).await?.pop();
+        room.ok_or_else(|| StorageError::Damaged(format!("room {} is missing", nid.0)))
+    }
+
+    /// Reads rooms into memory, as their rows say.
+    async fn admit_all(&self, rows: Vec<RoomRow>) -> Result<Vec<Arc<Room>>, StorageError> {
+        let opened = rows.into_iter().map(OpenedRow::open).collect::<Result<Vec<_>, _>>()?;
+        let nids: Vec<RoomNid> = opened.iter().map(|opened| opened.row.nid).collect();
+        let latest_forks = storage::graph::list_latest_forks(&self.database, &nids).await?;
+        self.warm(&opened).await?;
+        let mut rooms = Vec::with_capacity(opened.len());
+        for opened in opened {
+            let latest_fork = latest_forks.get(&opened.row.nid).copied().unwrap_or(0);
+            let room = self.read_room(opened, latest_fork).await?;
+            rooms.push(self.settle(room));
+        }
+        Ok(rooms)
+    }
+
+    /// Reads at once what the rooms' heads consist of.
+    async fn warm(&self, opened: &[OpenedRow]) -> Result<(), StorageError> {
+        let states: Vec<StateNid> = opened.iter().flat_map(OpenedRow::states).collect();
+        self.warm_snapshots(&states).await?;
+        let mut wanted = Vec::new();
+        for opened in opened {
+            let state = self.load_state(opened.row.state_nid).await?;
+            wanted.extend(opened.extremities.iter().copied());
+            wanted.extend(self.find_pinned(&state).await?.into_iter().map(|(_, nid)| nid));
+        }
+        let facts: HashMap<RoomNid, RoomFacts<'_>> =
+            opened.iter().map(|opened| (opened.row.nid, opened.facts())).collect();
+        self.events.warm(&facts, &wanted).await
+    }
+
+    async fn read_room(
+        &self,
+        opened: OpenedRow,
+        latest_fork: i64,
+    ) -> Result<Arc<Room>, StorageError> {
+        let facts = opened.facts();
+        let row = &opened.row;
+        let mut forks = Vec::with_capacity(opened.forks.len());
+        for nid in &opened.forks {
+            forks.push(State::clone(&*self.load_state(*nid).await?));
+        }
+        let state = State::clone(&*self.load_state(row.state_nid).await?);
+        let head = Head {
+            extremities: self.events.load(facts, &opened.extremities).await?,
+            forks,
+            depth: row.depth,
+            pinned: Arc::new(self.load_pinned(facts, &state).await?),
+            state,
+            notify_ordinal: row.notify_ordinal,
+            latest_position: row.latest_position,
+            joined_count: row.joined_count,
+            invited_count: row.invited_count,
+            partial: self.partial.find(row.nid),
+        };
+        let complete_above = row.latest_position * ORDERING_STEP;
+        let (nid, rules) = (row.nid, opened.version.rules());
+        let room = Room::new(nid, opened.room_id, rules, head, complete_above);
+        room.note_fork(latest_fork);
+        room.note_completed(self.partial.completed_position(nid));
+        Ok(Arc::new(room))
+    }
+
+    pub async fn load_pinned(
+        &self,
+        facts: RoomFacts<'_>,
+        state: &State,
+    ) -> Result<Vec<(StateKeyNid, Arc<StoredEvent>)>, StorageError> {
+        let (keys, nids): (Vec<_>, Vec<_>) = self.find_pinned(state).await?.into_iter().unzip();
+        Ok(keys.into_iter().zip(self.events.load(facts, &nids).await?).collect())
+    }
+
+    /// The events of a state that its room keeps at hand.
+    async fn find_pinned(
+        &self,
+        state: &State,
+    ) -> Result<Vec<(StateKeyNid, EventNid)>, StorageError> {
+        let mut pinned = Vec::new();
+        for kind in PINNED_KINDS {
+            if let Some(key) = self.keys.find(kind, "").await?
+                && let Some(nid) = state.get(key.nid)
+            {
+                pinned.push((key.nid, nid));
+            }
+        }
+        Ok(pinned)
+    }
+}
+
+impl OpenedRow {
+    fn open(row: RoomRow) -> Result<Self, StorageError> {
+        let damaged = |what: &str| StorageError::Damaged(format!("room {}: {what}", row.room_id));
+        let version = RoomVersion::parse(&row.version).ok_or_else(|| damaged("its version"))?;
+        let room_id = RoomId::parse(&row.room_id).map_err(|_| damaged("its ID"))?;
+        let (extremities, forks) =
+            decode_extremities(&row.extremities).ok_or_else(|| damaged("its extremities"))?;
+        Ok(Self { row, room_id, version, extremities, forks })
+    }
+
+    fn facts(&self) -> RoomFacts<'_> {
+        RoomFacts { room_id: &self.room_id, rules: self.version.rules() }
+    }
+
+    /// All that its head stands upon.
+    fn states(&self) -> impl Iterator<Item = StateNid> + '_ {
+        self.forks.iter().copied().chain([self.row.state_nid])
+    }
+}
+
+/// The extremities as [`Head::encode_extremities`] writes them: events, and the states after them where
+/// there are several.
+pub(super) fn decode_extremities(text: &str) -> Option<(Vec<EventNid>, Vec<StateNid>)> {
+    if let Ok(nids) = serde_json::from_str::<Vec<i64>>(text) {
+        return Some((nids.into_iter().map(EventNid).collect(), Vec::new()));
+    }
+    let pairs: Vec<(i64, i64)> = serde_json::from_str(text).ok()?;
+    Some(pairs.into_iter().map(|(event, state)| (EventNid(event), StateNid(state))).unzip())
+}
