@@ -307,7 +307,7 @@ impl Accounts {
             },
             Paragraph::Text("If it is not you, you need not do anything.".to_owned()),
         ];
-        let mail = Mail { to, subject, body, headers: Vec::new() };
+        let mail = Mail { to, subject, body, ..Mail::default() };
         self.mailer.send(mail).await.map_err(|error| match error {
             MailError::BadAddress | MailError::Refused(_) => {
                 tracing::info!(%error, "a mail to confirm an address was not taken");

@@ -20,6 +20,7 @@ use lettre::{
     },
 };
 use ruma::ServerName;
+use sha2::{Digest, Sha256};
 
 use crate::{
     clock::Clock,
@@ -28,7 +29,7 @@ use crate::{
 
 /// From the connection to the acknowledgement.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// Random characters of a `Message-ID`.
+/// Characters of a `Message-ID` before its host.
 const MESSAGE_ID_LENGTH: usize = 24;
 
 /// A mail to one address.
@@ -40,6 +41,9 @@ pub struct Mail {
     pub body: Vec<Paragraph>,
     /// Further header fields, such as `List-Unsubscribe`.
     pub headers: Vec<(&'static str, String)>,
+    /// What its `Message-ID` is made of: a mail that is sent again, since its acknowledgement was lost, has
+    /// the same one, so that whoever gets both can drop one. None for one at random.
+    pub identity: Option<String>,
 }
 
 /// A part of a mail, from which both forms are made.
@@ -126,7 +130,11 @@ impl Inner {
         let from: Mailbox = from.parse().map_err(|_| MailError::NotConfigured)?;
         let to: Address = mail.to.parse().map_err(|_| MailError::BadAddress)?;
         let sent_at = UNIX_EPOCH + Duration::from_millis(self.clock.now_ms());
-        let id = format!("<{}@{}>", self.clock.random_text(MESSAGE_ID_LENGTH), self.host);
+        let id = match &mail.identity {
+            Some(identity) => shorten(identity),
+            None => self.clock.random_text(MESSAGE_ID_LENGTH),
+        };
+        let id = format!("<{id}@{}>", self.host);
         let mut message = Message::builder()
             .from(from)
             .to(Mailbox::new(None, to))
@@ -184,6 +192,13 @@ impl Inner {
     }
 }
 
+/// The same characters for the same identity, and nothing of what it says.
+fn shorten(identity: &str) -> String {
+    let digits: String =
+        Sha256::digest(identity.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
+    digits[..MESSAGE_ID_LENGTH].to_owned()
+}
+
 fn as_text(body: &[Paragraph]) -> String {
     let paragraphs = body.iter().map(|paragraph| match paragraph {
         Paragraph::Heading(text) => format!("{text}\n{}", "-".repeat(text.chars().count())),
@@ -238,8 +253,13 @@ mod tests {
         let clock = Clock::scripted(1_700_000_000_000, 1);
         let mailer = Mailer::new(config, Vec::new(), server_name!("example.org"), clock);
         let headers = vec![("List-Unsubscribe", "<https://example.org/u>".to_owned())];
-        let mail =
-            Mail { to: "alice@example.org".to_owned(), subject: "Hallo".to_owned(), body, headers };
+        let mail = Mail {
+            to: "alice@example.org".to_owned(),
+            subject: "Hallo".to_owned(),
+            body,
+            headers,
+            identity: Some("one".to_owned()),
+        };
         String::from_utf8(mailer.0.write(&mail).unwrap().formatted()).unwrap()
     }
 
@@ -255,6 +275,7 @@ mod tests {
             "Date: Tue, 14 Nov 2023 22:13:20 +0000",
             "List-Unsubscribe: <https://example.org/u>",
             "Auto-Submitted: auto-generated",
+            "Message-ID: <7692c3ad3540bb803c020b3a@example.org>",
             "text/plain",
             "1 < 2",
             "Confirm:\r\nhttps://example.org/?a=1&b=2",

@@ -1,6 +1,11 @@
 //! A mail server (SMTP) that keeps what it gets for the test. It refuses every address that begins with
 //! `refused`, for good.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
 use hearth::config::{Config, MailEncryption};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
@@ -12,6 +17,8 @@ use tokio::{
 pub struct MailSink {
     port: u16,
     received: UnboundedReceiver<ReceivedMail>,
+    /// Of so many mails the next acknowledgements are lost.
+    silent: Arc<AtomicUsize>,
 }
 
 /// A mail as it came.
@@ -27,12 +34,19 @@ impl MailSink {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let (sender, received) = unbounded_channel();
+        let silent = Arc::<AtomicUsize>::default();
+        let lost = Arc::clone(&silent);
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(converse(stream, sender.clone()));
+                tokio::spawn(converse(stream, sender.clone(), Arc::clone(&lost)));
             }
         });
-        Self { port, received }
+        Self { port, received, silent }
+    }
+
+    /// Keeps the next mails, and breaks off in place of saying so.
+    pub fn lose_acknowledgements(&self, count: usize) {
+        self.silent.store(count, Ordering::SeqCst);
     }
 
     /// Has a server send its mails here.
@@ -67,6 +81,13 @@ impl ReceivedMail {
         found.unwrap_or_else(|| panic!("no link in {text}")).to_owned()
     }
 
+    /// Its `Message-ID`.
+    pub fn message_id(&self) -> String {
+        let mut lines = self.raw.lines();
+        let line = lines.find_map(|line| line.strip_prefix("Message-ID: "));
+        line.unwrap_or_else(|| panic!("no Message-ID in {}", self.raw)).to_owned()
+    }
+
     fn part(&self, kind: &str) -> String {
         // Not at every line that begins so: texts underline their headings.
         let boundary =
@@ -83,7 +104,11 @@ impl ReceivedMail {
     }
 }
 
-async fn converse(stream: TcpStream, sender: UnboundedSender<ReceivedMail>) {
+async fn converse(
+    stream: TcpStream,
+    sender: UnboundedSender<ReceivedMail>,
+    silent: Arc<AtomicUsize>,
+) {
     let mut stream = BufReader::new(stream);
     let _ = answer(&mut stream, "220 sink").await;
     let (mut to, mut line) = (String::new(), String::new());
@@ -101,7 +126,12 @@ async fn converse(stream: TcpStream, sender: UnboundedSender<ReceivedMail>) {
             "DATA" => {
                 let _ = answer(&mut stream, "354 go on").await;
                 let raw = read_data(&mut stream).await;
+                let less = |count: usize| count.checked_sub(1);
+                let is_lost = silent.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).is_ok();
                 let _ = sender.send(ReceivedMail { to: to.clone(), raw });
+                if is_lost {
+                    return;
+                }
                 "250 kept"
             }
             "QUIT" => "221 bye",

@@ -17,6 +17,7 @@ fn mail(to: &str) -> Mail {
             Paragraph::Link { label: "Confirm".to_owned(), url },
         ],
         headers: Vec::new(),
+        identity: None,
     }
 }
 

@@ -111,6 +111,36 @@ both_databases! {
         server.stop().await;
     }
 
+    async fn mail_that_comes_twice_is_known_as_one(backend: Backend) {
+        let mut sink = MailSink::start().await;
+        let server = start(backend, &sink, Duration::from_millis(1)).await;
+        let users = register(&server, ["alice", "bob"]).await;
+        let [alice, bob] = users.as_slice() else { panic!() };
+        let room = make_room(&[alice, bob]).await;
+        own_address(&server, bob, "bob@example.org").await;
+        bob.post(&format!("{V3}/pushers/set"), &pusher("bob@example.org")).await.ok();
+        sink.lose_acknowledgements(2);
+        say(alice, &room, "one").await;
+        let first = sink.next().await;
+        let again = sink.next().await;
+        assert_eq!(again.message_id(), first.message_id());
+        assert_eq!(again.text(), first.text());
+        // Over a kill, too.
+        server.kill().await;
+        let server = start(backend, &sink, Duration::from_millis(1)).await;
+        let once_more = sink.next().await;
+        assert_eq!(once_more.message_id(), first.message_id());
+        // One that tells something else is another mail.
+        say(&server.reconnect(alice), &room, "two").await;
+        let mut next = sink.next().await;
+        while !next.text().contains("two") {
+            assert_eq!(next.message_id(), first.message_id());
+            next = sink.next().await;
+        }
+        assert_ne!(next.message_id(), first.message_id());
+        server.stop().await;
+    }
+
     async fn mails_keep_their_distance(backend: Backend) {
         let mut sink = MailSink::start().await;
         let (delay, pause) = (Duration::from_millis(1), Duration::from_secs(4));

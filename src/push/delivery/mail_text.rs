@@ -1,7 +1,7 @@
 //! The words of a mail about unread messages: a heading for each room, a line for each event. Pure. Not
 //! for deciding what goes into one.
 
-use ruma::UserId;
+use ruma::{OwnedEventId, UserId};
 use serde_json::Value;
 
 use super::letter::Letterhead;
@@ -20,7 +20,7 @@ const NAME_CHARS_MAX: usize = 80;
 #[derive(Debug, Default)]
 pub struct Digest {
     rooms: Vec<RoomNews>,
-    events: usize,
+    events: Vec<OwnedEventId>,
 }
 
 /// What happened in one room.
@@ -35,7 +35,7 @@ impl Digest {
     /// Adds an event for its reader; the oldest comes first.
     pub fn add(&mut self, room: RoomNid, event: &Event, head: &Letterhead, reader: &UserId) {
         let line = describe(event, head, reader);
-        self.events += 1;
+        self.events.push(event.event_id().to_owned());
         match self.rooms.iter_mut().find(|news| news.room == room) {
             Some(news) => news.lines.push(line),
             None => {
@@ -48,13 +48,19 @@ impl Digest {
         }
     }
 
-    /// The mail, with a link that ends such mails; None when there is nothing to tell.
+    /// The mail, with a link that ends such mails; None when there is nothing to tell. It is known by the
+    /// link, which nobody else has, and by what it tells: with more to tell it is another mail.
     pub fn write(self, server_name: &str, to: &str, unsubscribe: &str) -> Option<Mail> {
         let subject = match self.rooms.as_slice() {
             [] => return None,
-            [only] => format!("[{server_name}] {} unread in {}", self.events, only.title),
-            rooms => format!("[{server_name}] {} unread in {} rooms", self.events, rooms.len()),
+            [only] => format!("[{server_name}] {} unread in {}", self.events.len(), only.title),
+            rooms => {
+                format!("[{server_name}] {} unread in {} rooms", self.events.len(), rooms.len())
+            }
         };
+        let events = self.events.iter().map(|event| event.as_str());
+        let identity: Vec<&str> = std::iter::once(unsubscribe).chain(events).collect();
+        let identity = Some(identity.join("\n"));
         let mut body = Vec::new();
         for news in self.rooms {
             body.push(Paragraph::Heading(news.title));
@@ -67,7 +73,7 @@ impl Digest {
             // RFC 8058: a click in the mail program, without the page.
             ("List-Unsubscribe-Post", "List-Unsubscribe=One-Click".to_owned()),
         ];
-        Some(Mail { to: to.to_owned(), subject, body, headers })
+        Some(Mail { to: to.to_owned(), subject, body, headers, identity })
     }
 }
 
