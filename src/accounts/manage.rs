@@ -166,6 +166,8 @@ impl Accounts {
                     }
                     jobs::request(tx, LEAVE_ROOMS_JOB, target.as_str(), "{}").await?;
                     sessions.forget_with(tx, gone);
+                    // An application service that acts as the user has no token of theirs.
+                    sessions.reload_with(tx, &target);
                     tx.after_commit(forget);
                     Ok(())
                 })

@@ -1,6 +1,7 @@
 //! Application services as clients (application-service API, "Client-Server API Extensions"): whom they
 //! may be, what is theirs alone, and what others may not take.
 
+use hearth::accounts::flags::AccountFlags;
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -8,6 +9,7 @@ use crate::{
     appservice::{Service, start_with, write_registration},
     both_databases,
     harness::{Client, Server},
+    keyring::{CrossSigning, Device},
 };
 
 const V3: &str = "/_matrix/client/v3";
@@ -131,6 +133,100 @@ both_databases! {
         // Others make no devices this way.
         let bob = server.register("bob").await;
         bob.put(&format!("{V3}/devices/NEW"), &json!({})).await.error(404, "M_NOT_FOUND");
+        server.stop().await;
+    }
+
+    async fn services_prove_nothing_for_keys_and_devices(backend: Backend) {
+        let service = Service::start().await;
+        let server = start_with(backend, &service.registration_file()).await;
+        let bridge = service.client(&server);
+        register(&bridge, "_irc_alice").await;
+        for device in ["ONE", "TWO"] {
+            let path = format!("{V3}/devices/{device}?user_id={USER}");
+            assert_eq!(bridge.put(&path, &json!({})).await.status, 201);
+        }
+        let phone =
+            Client { user_id: USER.to_owned(), device_id: "ONE".to_owned(), ..bridge.clone() };
+        let keys_path = format!("{V3}/keys/device_signing/upload?user_id={USER}");
+        let others = CrossSigning::new(&phone, 40);
+        // The first keys, and others in their place.
+        bridge.post(&keys_path, &CrossSigning::new(&phone, 10).upload()).await.ok();
+        bridge.post(&keys_path, &others.upload()).await.ok();
+        let body = json!({ "device_keys": { USER: [] } });
+        let found = bridge.post(&format!("{V3}/keys/query"), &body).await.ok();
+        assert_eq!(found["master_keys"][USER], others.master_key());
+        // Keys are a device's, so that one has to be named.
+        let upload = json!({ "device_keys": Device::new(&phone, 1).identity() });
+        let path = format!("{V3}/keys/upload?user_id={USER}");
+        bridge.post(&path, &upload).await.error(400, "M_MISSING_PARAM");
+        bridge.post(&format!("{path}&device_id=ONE"), &upload).await.ok();
+        bridge.post(&format!("{path}&device_id=TWO"), &upload).await.error(400, "M_INVALID_PARAM");
+        // With a token of their own, users prove who they are.
+        let body = json!({
+            "type": "m.login.application_service",
+            "identifier": { "type": "m.id.user", "user": USER },
+        });
+        let mut own = server.client();
+        own.take_login(&bridge.post(&format!("{V3}/login"), &body).await.ok());
+        let gone = json!({ "devices": ["ONE", "TWO"] });
+        assert_eq!(own.post(&format!("{V3}/delete_devices"), &gone).await.status, 401);
+        let third = CrossSigning::new(&phone, 70).upload();
+        let path = format!("{V3}/keys/device_signing/upload");
+        assert_eq!(own.post(&path, &third).await.status, 401);
+        bridge.post(&format!("{V3}/delete_devices?user_id={USER}"), &gone).await.ok();
+        let left = bridge.get(&format!("{V3}/devices?user_id={USER}")).await.ok();
+        let left: Vec<_> = left["devices"].as_array().unwrap().iter().map(|d| &d["device_id"]).collect();
+        assert_eq!(left, [&json!(own.device_id)]);
+        server.stop().await;
+    }
+
+    async fn open_namespaces_are_shared_with_others(backend: Backend) {
+        let service = Service::start().await;
+        let mut registration = service.registration();
+        for kind in ["users", "aliases"] {
+            registration["namespaces"][kind][0]["exclusive"] = false.into();
+        }
+        let server = start_with(backend, &write_registration(&registration)).await;
+        let bridge = service.client(&server);
+        let human = server.register("_irc_human").await;
+        // The service may act as whoever is in its namespace.
+        let whoami = format!("{V3}/account/whoami?user_id={}", human.user_id);
+        assert_eq!(bridge.get(&whoami).await.ok()["user_id"], human.user_id);
+        register(&bridge, "_irc_alice").await;
+        let room = crate::conversation::make_room(&[&human]).await;
+        let alias = format!("{V3}/directory/room/%23_irc_room:hearth.test");
+        human.put(&alias, &json!({ "room_id": room })).await.ok();
+        // But the name of its sender is its own in any case.
+        let taken = format!("{V3}/register/available?username=_irc_bot");
+        let answer = server.client().get(&taken).await;
+        assert_eq!(answer.status, 400, "{answer:?}");
+        let outside = json!({ "type": "m.login.application_service", "username": "mallory" });
+        bridge.post(&format!("{V3}/register"), &outside).await.error(400, "M_EXCLUSIVE");
+        server.stop().await;
+    }
+
+    async fn services_act_as_nobody_whose_account_is_closed(backend: Backend) {
+        let service = Service::start().await;
+        let server = start_with(backend, &service.registration_file()).await;
+        let bridge = service.client(&server);
+        register(&bridge, "_irc_alice").await;
+        let whoami = format!("{V3}/account/whoami?user_id={USER}");
+        bridge.get(&whoami).await.ok();
+        let user_id: &ruma::UserId = USER.try_into().unwrap();
+        let accounts = &server.app.accounts;
+        for (locked, status) in [(true, 401), (false, 200)] {
+            accounts.set_flag(user_id, AccountFlags::LOCKED, locked).await.unwrap();
+            assert_eq!(bridge.get(&whoami).await.status, status);
+        }
+        accounts.deactivate(user_id, false).await.unwrap();
+        bridge.get(&whoami).await.error(403, "M_FORBIDDEN");
+        let again = json!({ "type": "m.login.application_service", "username": "_irc_alice" });
+        bridge.post(&format!("{V3}/register"), &again).await.error(400, "M_USER_IN_USE");
+        let login = json!({
+            "type": "m.login.application_service",
+            "identifier": { "type": "m.id.user", "user": "_irc_alice" },
+        });
+        bridge.post(&format!("{V3}/login"), &login).await.error(403, "M_USER_DEACTIVATED");
         server.stop().await;
     }
 

@@ -14,7 +14,7 @@ use tokio::{
 use crate::{
     both_databases,
     conversation::make_room,
-    harness::{Backend, Client, Network, Server, run_pair_test},
+    harness::{Backend, Client, Network, ScriptedPeer, Server, run_pair_test},
 };
 
 const KEY: &str = "hearth";
@@ -129,6 +129,47 @@ both_databases! {
         let (alice, anybody) = (server.reconnect(&alice), server.client());
         let token = openid_token(&alice).await;
         anybody.post(PATH, &entry(&room, &token, &alice)).await.error(404, "M_NOT_FOUND");
+        server.stop().await;
+    }
+
+    async fn who_is_out_or_is_named_by_a_liar_gets_no_token(backend: Backend) {
+        let network = Network::new();
+        let name = network.new_name();
+        let server = network
+            .start_with(backend, &name, |config| configure(config, "http://127.0.0.1:1"))
+            .await;
+        let peer = ScriptedPeer::start(&network).await;
+        let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+        let room = make_room(&[&alice, &bob]).await;
+        let anybody = server.client();
+        let bobs = openid_token(&bob).await;
+        let base = format!("/_matrix/client/v3/rooms/{room}");
+        let ban = json!({ "user_id": bob.user_id });
+        for (client, path, body) in [
+            (&bob, format!("{base}/leave"), &json!({})),
+            (&alice, format!("{base}/invite"), &ban),
+            (&alice, format!("{base}/ban"), &ban),
+        ] {
+            client.post(&path, body).await.ok();
+            anybody.post(PATH, &entry(&room, &bobs, &bob)).await.error(403, "M_FORBIDDEN");
+        }
+        // No server speaks for the users of another.
+        let userinfo = "/_matrix/federation/v1/openid/userinfo";
+        peer.reply_json(userinfo, json!({ "sub": alice.user_id }));
+        let lie = json!({
+            "access_token": "x", "token_type": "Bearer", "expires_in": 3600,
+            "matrix_server_name": peer.name,
+        });
+        anybody.post(PATH, &entry(&room, &lie, &alice)).await.error(401, "M_UNAUTHORIZED");
+        anybody.post(OLD_PATH, &old_entry(&room, &lie, &alice)).await.error(401, "M_UNAUTHORIZED");
+        assert_eq!(peer.list_asked(userinfo).len(), 2);
+        // Its own user is known by then, and is not in the room.
+        peer.reply_json(userinfo, json!({ "sub": format!("@carol:{}", peer.name) }));
+        anybody.post(OLD_PATH, &old_entry(&room, &lie, &alice)).await.error(403, "M_FORBIDDEN");
+        let alices = openid_token(&alice).await;
+        let mut long = entry(&room, &alices, &alice);
+        long["slot_id"] = "x".repeat(5000).into();
+        anybody.post(PATH, &long).await.error(400, "M_BAD_JSON");
         server.stop().await;
     }
 
