@@ -70,7 +70,8 @@ pub struct ServerNotices {
     rooms: Rooms,
     config: ServerNoticesConfig,
     version: RoomVersion,
-    /// Held while a room is looked for and made, so that no user gets two.
+    /// Held while the account that speaks and a room are looked for and made, so that there is one of it
+    /// and no user gets two rooms.
     opening: Mutex<()>,
 }
 
@@ -90,8 +91,12 @@ impl ServerNotices {
         if account.is_none_or(|account| account.flags.is_deactivated()) {
             return Err(NoticeError::UnknownUser);
         }
-        let speaker = self.find_speaker().await?;
-        let room = self.open_room(&speaker, &notice.user_id).await?;
+        let (speaker, room) = {
+            let _opening = self.opening.lock().await;
+            let speaker = self.find_speaker().await?;
+            let room = self.open_room(&speaker, &notice.user_id).await?;
+            (speaker, room)
+        };
         let sent_by = notice.sent_by.map(|(_, transaction_id)| SentBy {
             user_id: speaker.clone(),
             device_id: ACCOUNT_MAKER.to_owned(),
@@ -178,7 +183,6 @@ impl ServerNotices {
         speaker: &OwnedUserId,
         user: &OwnedUserId,
     ) -> Result<Arc<Room>, NoticeError> {
-        let _opening = self.opening.lock().await;
         let known = administration::find_notice_room(self.rooms.database(), user.as_str()).await?;
         let room = match known.and_then(|room_id| RoomId::parse(room_id).ok()) {
             Some(room_id) => self.rooms.find(&room_id).await?,

@@ -79,6 +79,36 @@ both_databases! {
         admin.post(&path, &nobody).await.error(404, "M_NOT_FOUND");
     }
 
+    async fn notices_at_a_time_come_in_one_room(backend: Backend) {
+        let server = Server::start(backend).await;
+        let (admin, alice) = (register_admin(&server).await, server.register("alice").await);
+        let path = format!("{ADMIN}/v1/send_server_notice");
+        let sent = (0..6).map(|number| {
+            let body = format!("notice {number}");
+            let notice = json!({
+                "user_id": alice.user_id, "content": { "msgtype": "m.text", "body": body },
+            });
+            let (admin, path) = (&admin, &path);
+            async move { admin.post(path, &notice).await.ok() }
+        });
+        futures_util::future::join_all(sent).await;
+        let sync = alice.get(&format!("{V3}/sync")).await.ok();
+        let invites: Vec<_> = sync["rooms"]["invite"].as_object().unwrap().keys().collect();
+        assert_eq!(invites.len(), 1);
+        join(&alice, invites[0]).await;
+        let mut told = bodies(&alice, invites[0]).await;
+        told.sort_unstable();
+        assert_eq!(told, (0..6).map(|number| format!("notice {number}")).collect::<Vec<_>>());
+        // Nobody else is brought in, nor the room changed.
+        let bob = server.register("bob").await;
+        let room = format!("{V3}/rooms/{}", invites[0]);
+        let invite = json!({ "user_id": bob.user_id });
+        alice.post(&format!("{room}/invite"), &invite).await.error(403, "M_FORBIDDEN");
+        let name = json!({ "name": "mine" });
+        alice.put(&format!("{room}/state/m.room.name/"), &name).await.error(403, "M_FORBIDDEN");
+        server.stop().await;
+    }
+
     async fn deleted_room_leaves_nothing_behind(backend: Backend) {
         let server = Server::start(backend).await;
         let admin = register_admin(&server).await;
