@@ -1,17 +1,20 @@
 //! `POST /keys/claim` (client-server API): hands out one-time keys in the order of their upload, each
 //! once, and a fallback key when there are none left. A claim is durable before its answer.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
-use futures_util::future::join_all;
 use ruma::{OwnedServerName, OwnedUserId};
 use serde_json::{Map, Value, json};
 
 use super::{
-    Encryption,
+    Encryption, RemoteError,
     devices_in_use::{DeviceName, Keys},
-    one_time_keys::OneTimeKey,
-    remote::failure_of,
+    one_time_keys::{OneTimeKey, Pool},
+    remote::{failure_of, gather},
+    to_device::list_users,
 };
 use crate::storage::{StorageError, WriteTx, device_keys};
 
@@ -59,15 +62,17 @@ impl Encryption {
             let server = user.server_name().to_owned();
             by_server.entry(server).or_default().insert(user, devices);
         }
+        let mut silent: BTreeSet<OwnedServerName> = by_server.keys().cloned().collect();
         let asked = by_server.into_iter().map(|(server, users)| async move {
             let users_json = json!({ "one_time_keys": users });
             let answer = match self.0.remote.get() {
                 Some(remote) => remote.claim(&server, users_json, timeout).await,
-                None => Err(super::RemoteError::unreachable()),
+                None => Err(RemoteError::unreachable()),
             };
             (server, users, answer)
         });
-        for (server, users, answer) in join_all(asked).await {
+        for (server, users, answer) in gather(asked.collect(), timeout).await {
+            silent.remove(&server);
             match answer {
                 Ok(mut answer) => {
                     let keys = answer.get_mut("one_time_keys").and_then(Value::as_object_mut);
@@ -83,6 +88,9 @@ impl Encryption {
                 }
             }
         }
+        for server in silent {
+            claimed.failures.insert(server.to_string(), failure_of(&RemoteError::late()));
+        }
         Ok(claimed)
     }
 
@@ -93,7 +101,9 @@ impl Encryption {
     ) -> Result<Vec<ClaimedKey>, StorageError> {
         let mut wanted = Vec::new();
         for (user, devices) in &request {
-            for (device, algorithm) in devices {
+            // No device has an ID with U+0000, and PostgreSQL reads none: devices are read together, so
+            // that one of these would fail for others as well.
+            for (device, algorithm) in devices.iter().filter(|(device, _)| !device.contains('\0')) {
                 wanted.push((DeviceName::new(user, device), algorithm.as_str()));
             }
         }
@@ -111,14 +121,21 @@ impl Encryption {
         let names: Vec<_> = wanted.iter().map(|(name, _)| name.clone()).collect();
         let changed = self.0.devices.change(&names, |devices, tx| {
             let mut claimed = Vec::with_capacity(wanted.len());
+            let mut poorer = Vec::with_capacity(wanted.len());
             for (name, algorithm) in wanted {
-                let keys = devices.keys(name);
-                if let Some(OneTimeKey { key_id, key }) = take_key(keys, tx, (name, algorithm)) {
-                    let (user, device) = (name.user.clone(), name.device.clone());
-                    claimed.push(ClaimedKey { user, device, key_id, key });
+                let taken = take_key(devices.keys(name), tx, (name, algorithm));
+                let Some(Taken { key: OneTimeKey { key_id, key }, is_news }) = taken else {
+                    continue;
+                };
+                let (user, device) = (name.user.clone(), name.device.clone());
+                claimed.push(ClaimedKey { user, device, key_id, key });
+                if is_news {
+                    poorer.push(name.clone());
                 }
             }
-            self.0.news.announce_counts(tx, &names);
+            if !poorer.is_empty() {
+                self.announce_claims(tx, poorer);
+            }
             Ok::<_, StorageError>(claimed)
         });
         let (claimed, ticket) = changed.await?;
@@ -127,24 +144,45 @@ impl Encryption {
         }
         Ok(claimed)
     }
+
+    /// Has the owners of devices learn at once that there are fewer keys: waiting syncs are answered, so
+    /// that the device brings new ones while it is awake (client-server API, "One-time and fallback keys").
+    fn announce_claims(&self, tx: &mut WriteTx, devices: Vec<DeviceName>) {
+        let offset = tx.next_position();
+        self.0.news.announce_counts(tx, &devices);
+        let users = list_users(&devices);
+        let (encryption, told) = (self.clone(), users.clone());
+        tx.after_commit(move |committed| {
+            let position = committed.position(offset);
+            encryption.0.devices.note_claims(&devices, position);
+            told.iter().for_each(|user| encryption.0.rooms.note_user_activity(user, position));
+        });
+        let notifier = self.0.rooms.notifier().clone();
+        tx.after_publish(move |_| users.iter().for_each(|user| notifier.wake(user)));
+    }
+}
+
+/// A key that goes out.
+struct Taken {
+    key: OneTimeKey,
+    /// Whether a sync of the device tells something else now.
+    is_news: bool,
 }
 
 fn take_key(
     device: &mut Keys,
     tx: &mut WriteTx,
     (name, algorithm): (&DeviceName, &str),
-) -> Option<OneTimeKey> {
-    if let Some((key, batch, taken)) =
-        device.one_time.get_mut(algorithm).and_then(super::one_time_keys::Pool::claim)
-    {
+) -> Option<Taken> {
+    if let Some((key, batch, taken)) = device.one_time.get_mut(algorithm).and_then(Pool::claim) {
         device_keys::push_claim(tx, name.pair(), algorithm, (batch, taken));
-        return Some(key);
+        return Some(Taken { key, is_news: true });
     }
     let fallback = device.fallback.get_mut(algorithm)?;
-    if !fallback.used {
-        fallback.used = true;
+    let is_news = !std::mem::replace(&mut fallback.used, true);
+    if is_news {
         let row = (&*fallback.key.key_id, &*fallback.key.key, true);
         device_keys::push_fallback(tx, name.pair(), algorithm, row);
     }
-    Some(fallback.key.clone())
+    Some(Taken { key: fallback.key.clone(), is_news })
 }

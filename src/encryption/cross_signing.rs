@@ -19,7 +19,7 @@ const MASTER: &str = "master";
 const SELF_SIGNING: &str = "self_signing";
 const USER_SIGNING: &str = "user_signing";
 /// Bytes of a cross-signing key with its signatures.
-const KEY_BYTES_MAX: usize = 32 << 10;
+pub(super) const KEY_BYTES_MAX: usize = 32 << 10;
 
 /// What a user uploads; JSON objects.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -40,6 +40,8 @@ pub enum CrossSigningError {
     KeyIdInUse,
     #[error("a key is too long")]
     TooLong,
+    #[error("who the user is has to be proven again")]
+    NeedsProof,
     #[error(transparent)]
     Storage(#[from] StorageError),
 }
@@ -58,42 +60,24 @@ impl CrossSigningUpload {
 }
 
 impl Encryption {
-    /// Whether the user must prove again who they are: not for the first master key, nor for keys
-    /// that are here already.
-    pub async fn needs_proof(
-        &self,
-        user: &UserId,
-        upload: &CrossSigningUpload,
-    ) -> Result<bool, StorageError> {
-        let rows = store::list_keys(self.0.rooms.database(), &[user.as_str()]).await?;
-        let rows = rows.into_iter().map(|(_, usage, key)| (usage, key));
-        let known = read_keys(rows);
-        if !known.contains_key(MASTER) {
-            return Ok(false);
-        }
-        let public =
-            |key: Option<&Map<String, Value>>| key.and_then(find_public_key).map(str::to_owned);
-        Ok(upload.keys().any(|(usage, key)| public(known.get(usage)) != public(Some(key))))
-    }
-
-    /// Stores keys whose owner was proven where need be. A new master key takes the place of all
-    /// earlier keys.
+    /// Stores keys. A new master key takes the place of all earlier keys. Unless the user `is_proven` to
+    /// be who they say, only the first master key with its keys is taken, and keys that are here already:
+    /// this is decided in the same commit, so that of two first uploads at a time one is the first.
     pub async fn upload_cross_signing_keys(
         &self,
         user: &UserId,
         upload: CrossSigningUpload,
+        is_proven: bool,
     ) -> Result<(), CrossSigningError> {
-        for (usage, key) in upload.keys() {
-            check_cross_signing_key(key, user.as_str(), usage)?;
-            if serde_json::to_string(key).is_ok_and(|json| json.len() > KEY_BYTES_MAX) {
-                return Err(CrossSigningError::TooLong);
-            }
-        }
         let audience = self.0.lists.audience(user).await?;
         let (encryption, user) = (self.clone(), user.to_owned());
         let stored = self.0.rooms.writer().transact(move |tx| {
             Box::pin(async move {
                 let known = read_keys(store::list_of_user(tx, user.as_str()).await?);
+                if !is_proven && needs_proof(&upload, &known) {
+                    return Err(CrossSigningError::NeedsProof);
+                }
+                check_shape(&upload, &user)?;
                 check_upload(tx, &user, &upload, &known).await?;
                 if !save_upload(tx, &user, &upload, &known).await? {
                     return Ok(());
@@ -105,6 +89,25 @@ impl Encryption {
         });
         stored.await
     }
+}
+
+/// Whether something is replaced or added to what is there.
+fn needs_proof(upload: &CrossSigningUpload, known: &Keys) -> bool {
+    let public =
+        |key: Option<&Map<String, Value>>| key.and_then(find_public_key).map(str::to_owned);
+    known.contains_key(MASTER)
+        && upload.keys().any(|(usage, key)| public(known.get(usage)) != public(Some(key)))
+}
+
+/// What can be seen without other keys.
+fn check_shape(upload: &CrossSigningUpload, user: &UserId) -> Result<(), CrossSigningError> {
+    for (usage, key) in upload.keys() {
+        check_cross_signing_key(key, user.as_str(), usage)?;
+        if serde_json::to_string(key).is_ok_and(|json| json.len() > KEY_BYTES_MAX) {
+            return Err(CrossSigningError::TooLong);
+        }
+    }
+    Ok(())
 }
 
 fn read_keys(rows: impl IntoIterator<Item = (String, String)>) -> Keys {

@@ -177,6 +177,8 @@ impl Encryption {
         (since, upto): (i64, i64),
     ) -> Result<DeviceListChanges, StorageError> {
         let mut changes = DeviceListChanges::default();
+        // What `to` of `/keys/changes` says of the future is not known yet.
+        let upto = upto.min(self.0.rooms.writer().position());
         if since >= upto {
             return Ok(changes);
         }
@@ -255,17 +257,16 @@ impl Encryption {
         let room = &place.room;
         let range = (ordering_of_position(since), ordering_of_position(upto) + ORDERING_STEP);
         let own = self.0.rooms.keys().find_user(viewer.user_id.as_str()).await?;
-        let mut changes: HashMap<StateKeyNid, EventNid> = HashMap::new();
+        let mut changes: HashMap<StateKeyNid, Vec<EventNid>> = HashMap::new();
         for (key, event) in self.0.rooms.list_state_changes(room, range).await? {
             if key.is_membership() {
-                // The first one, since it tells what was before.
-                changes.entry(key).or_insert(event);
+                changes.entry(key).or_default().push(event);
             }
         }
         // Whose members came after the viewer is as good as new.
         let came_later = (since + 1..=upto).contains(&room.completed_position());
         let was_joined = match own.and_then(|own| changes.get(&own)) {
-            Some(&first) => self.was_joined_before(room, first).await?,
+            Some(events) => self.was_joined_throughout(room, events).await?,
             None => place.is_joined() && place.position <= since,
         };
         match (was_joined && !came_later, place.is_joined()) {
@@ -279,25 +280,41 @@ impl Encryption {
         }
     }
 
-    /// Of the users whose membership changed: who is a member now and was not, and the reverse.
+    /// Of the users whose membership changed: who is a member now and was not all the time, and who was
+    /// one and is not.
     async fn compare_members(
         &self,
         room: &Arc<Room>,
-        changes: HashMap<StateKeyNid, EventNid>,
+        changes: HashMap<StateKeyNid, Vec<EventNid>>,
     ) -> Result<(Vec<String>, Vec<StateKeyNid>), StorageError> {
         let (mut joined, mut gone) = (Vec::new(), Vec::new());
         let head = room.head();
-        for (key, first) in changes {
+        for (key, events) in changes {
             let Some(current) = head.state.get(key) else { continue };
             let current = self.load_event(room, current).await?;
-            let is_joined = Membership::of_event(&current.event) == Some(Membership::Join);
-            match (self.was_joined_before(room, first).await?, is_joined) {
-                (false, true) => joined.extend(current.event.state_key().map(str::to_owned)),
-                (true, false) => gone.push(key),
-                _ => {}
+            match Membership::of_event(&current.event) == Some(Membership::Join) {
+                true if self.was_joined_throughout(room, &events).await? => {}
+                true => joined.extend(current.event.state_key().map(str::to_owned)),
+                false if self.was_joined_before(room, events[0]).await? => gone.push(key),
+                false => {}
             }
         }
         Ok((joined, gone))
+    }
+
+    /// Whether the user was a member before these membership events and between them: of what changed
+    /// while somebody was away, another server may have told nobody here.
+    async fn was_joined_throughout(
+        &self,
+        room: &Room,
+        events: &[EventNid],
+    ) -> Result<bool, StorageError> {
+        for event in events {
+            if !self.was_joined_before(room, *event).await? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Whether the user was a member before a membership event.

@@ -39,6 +39,8 @@ pub struct DeviceName {
 pub(super) struct Device {
     pub inbox: Inbox,
     pub counts: KeyCounts,
+    /// The position of the latest claim of its keys since it is in memory; 0 when there was none.
+    pub claimed_at: i64,
     /// None when they were forgotten for want of memory: a sync does not need them.
     keys: Option<Keys>,
     /// Writes on their way that the database does not have yet.
@@ -261,6 +263,16 @@ impl DevicesInUse {
         }
     }
 
+    /// Notes that keys of the devices were claimed, with the commit.
+    pub fn note_claims(&self, names: &[DeviceName], position: i64) {
+        let mut known = self.0.known.lock();
+        for name in names {
+            if let Some(device) = known.devices.get_mut(name) {
+                device.claimed_at = position;
+            }
+        }
+    }
+
     /// Notes that a device's messages up to a position were deleted.
     pub fn note_deleted(&self, name: &DeviceName, upto: i64) {
         let mut known = self.0.known.lock();
@@ -285,14 +297,14 @@ impl DevicesInUse {
     }
 
     /// Notes a device that was just made, which has neither keys nor messages: it need not be read. Call
-    /// it with the commit.
+    /// it with the commit. What is known of it was an earlier device's of this ID, of which the last
+    /// request may have come after its end.
     pub fn note_created(&self, name: DeviceName) {
         let mut known = self.0.known.lock();
         known.note_outdated(&name);
-        if !known.devices.contains_key(&name) {
-            known.admit(name, Device { keys: Some(Keys::default()), ..Device::default() });
-            known.evict(self.0.memory_bytes, &[]);
-        }
+        known.remove(&name);
+        known.admit(name, Device { keys: Some(Keys::default()), ..Device::default() });
+        known.evict(self.0.memory_bytes, &[]);
     }
 
     /// Reads devices into memory, with their keys if `with_keys` says so; and those along that others
@@ -376,10 +388,10 @@ impl Known {
         }
     }
 
-    /// Takes over what was read. What is in memory of the inbox is newer.
+    /// Takes over what was read. What is in memory of the inbox is newer, and no claim is stored.
     fn admit(&mut self, name: DeviceName, mut device: Device) {
         if let Some(known) = self.devices.get(&name) {
-            device.inbox = known.inbox;
+            (device.inbox, device.claimed_at) = (known.inbox, known.claimed_at);
         }
         self.remove(&name);
         self.tick += 1;

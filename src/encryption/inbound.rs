@@ -10,20 +10,23 @@ use serde_json::{Map, Value};
 
 use super::{
     Encryption,
+    cross_signing::KEY_BYTES_MAX,
     devices_in_use::DeviceName,
-    identity::{check_cross_signing_key, text},
+    identity::check_cross_signing_key,
+    remote_lists::FetchedDevice,
     to_device::{list_users, write_event},
 };
-use crate::storage::{
-    self, StorageError, WriteTransaction, cross_signing, device_lists,
-    remote_devices::{self, RemoteDevice, RemoteList},
-    to_device,
+use crate::{
+    accounts::login::is_device_id,
+    storage::{
+        self, StorageError, WriteTransaction, cross_signing, device_lists,
+        remote_devices::{self, RemoteList},
+        to_device,
+    },
 };
 
 /// Characters of a message's ID at most.
 const MESSAGE_ID_LENGTH_MAX: usize = 32;
-/// Bytes of the ID of a device.
-const DEVICE_ID_BYTES_MAX: usize = 255;
 
 /// Why an EDU was not taken.
 #[derive(Debug, thiserror::Error)]
@@ -74,7 +77,7 @@ impl Encryption {
     ) -> Result<(), EduError> {
         let update: DeviceListUpdate = parse(content)?;
         check_origin(origin, &update.user_id)?;
-        if update.device_id.len() > DEVICE_ID_BYTES_MAX || update.device_id.contains('\0') {
+        if !is_device_id(&update.device_id) {
             return Err(EduError::BadShape("the device ID".to_owned()));
         }
         let audience = self.0.lists.audience(&update.user_id).await?;
@@ -118,6 +121,7 @@ impl Encryption {
         let update: SigningKeyUpdate = parse(content)?;
         check_origin(origin, &update.user_id)?;
         let audience = self.0.lists.audience(&update.user_id).await?;
+        let is_shared = !self.0.rooms.rooms_of(&update.user_id).await?.list_joined().is_empty();
         let encryption = self.clone();
         let applied: Result<(), StorageError> = self
             .0
@@ -127,14 +131,18 @@ impl Encryption {
                 Box::pin(async move {
                     let user = &update.user_id;
                     let list = remote_devices::find_list(tx, user.as_str()).await?;
-                    if list.is_none() {
-                        return Ok(());
-                    }
-                    // Servers tell by the specified name and by an older one.
-                    let before = cross_signing::list_of_user(tx, user.as_str()).await?;
-                    let keys = (update.master_key, update.self_signing_key);
-                    save_cross_signing_keys(tx, user, keys).await?;
-                    if cross_signing::list_of_user(tx, user.as_str()).await? == before {
+                    let is_news = match list {
+                        Some(_) => {
+                            // Servers tell by the specified name and by an older one.
+                            let before = cross_signing::list_of_user(tx, user.as_str()).await?;
+                            let keys = (update.master_key, update.self_signing_key);
+                            save_cross_signing_keys(tx, user, keys).await?;
+                            cross_signing::list_of_user(tx, user.as_str()).await? != before
+                        }
+                        // Somebody may have asked for them together with others.
+                        None => is_shared,
+                    };
+                    if !is_news {
                         return Ok(());
                     }
                     let position = tx.next_position();
@@ -219,8 +227,9 @@ pub(super) async fn save_cross_signing_keys(
 ) -> Result<(), StorageError> {
     for (usage, key) in [("master", master), ("self_signing", self_signing)] {
         let Some(key) = key else { continue };
-        if check_cross_signing_key(&key, user.as_str(), usage).is_ok() {
-            let json = Value::Object(key).to_string();
+        let is_good = check_cross_signing_key(&key, user.as_str(), usage).is_ok();
+        let json = Value::Object(key).to_string();
+        if is_good && json.len() <= KEY_BYTES_MAX {
             cross_signing::save_key(tx, (user.as_str(), usage), &json).await?;
         }
     }
@@ -264,16 +273,12 @@ async fn apply_to_list(
         remote_devices::delete_device(tx, user, &update.device_id).await?;
         return Ok(Applied::New);
     }
-    let is_owner = |keys: &Map<String, Value>| {
-        text(keys, "user_id") == Some(user) && text(keys, "device_id") == Some(&update.device_id)
-    };
-    let keys = update.keys.filter(is_owner).map(|keys| Value::Object(keys).to_string());
-    let device = RemoteDevice {
+    let device = FetchedDevice {
         device_id: update.device_id.clone(),
-        keys,
-        display_name: update.device_display_name,
+        keys: update.keys,
+        device_display_name: update.device_display_name,
     };
-    remote_devices::save_device(tx, user, &device).await?;
+    remote_devices::save_device(tx, user, &device.keep(user)).await?;
     Ok(Applied::New)
 }
 

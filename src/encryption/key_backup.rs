@@ -54,6 +54,8 @@ pub enum BackupError {
     AlgorithmDiffers,
     #[error("the data of a key or backup are too long")]
     TooLong,
+    #[error("a room or session has U+0000 in its name")]
+    BadName,
     #[error(transparent)]
     Storage(#[from] StorageError),
 }
@@ -168,6 +170,10 @@ impl Encryption {
         };
         if keys.iter().any(is_long) {
             return Err(BackupError::TooLong);
+        }
+        // The names go to the database within lists, where it would not be seen that it takes none of these.
+        if keys.iter().any(|key| key.room_id.contains('\0') || key.session_id.contains('\0')) {
+            return Err(BackupError::BadName);
         }
         let (user, version) = (user.to_owned(), parse_version(version)?);
         let keys: Vec<_> = keys.into_iter().map(RoomKey::into_stored).collect();

@@ -57,7 +57,7 @@ use crate::{
 
 /// How often what is no longer needed is deleted.
 const CLEANING_PAUSE: Duration = Duration::from_secs(60 * 60);
-/// Messages that may wait for one device; beyond, the oldest ones go.
+/// Messages that may wait for one device, or for one other server; beyond, the oldest ones go.
 const WAITING_MESSAGES_MAX: usize = 100_000;
 /// How long messages of other servers are remembered, to recognise them when they come again.
 const RECEIVED_KEPT_MS: u64 = 30 * 24 * 60 * 60 * 1000;
@@ -135,12 +135,18 @@ impl Encryption {
         let gone = self.0.rooms.writer().transact(move |tx| {
             Box::pin(async move {
                 storage::to_device::delete_received(tx, before_ts).await?;
-                storage::to_device::delete_overflow(tx, WAITING_MESSAGES_MAX).await
+                let gone = storage::to_device::delete_overflow(tx, WAITING_MESSAGES_MAX).await?;
+                storage::to_device::delete_outbox_overflow(tx, WAITING_MESSAGES_MAX)
+                    .await
+                    .map(|more| gone + more)
             })
         });
         let gone: u64 = gone.await?;
         if gone > 0 {
-            tracing::warn!(messages = gone, "messages for devices that never come were deleted");
+            tracing::warn!(
+                messages = gone,
+                "messages for devices or servers that never come were deleted"
+            );
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 //! upload is a repetition. Pure; nothing here is stored (client-server API, "One-time and fallback
 //! keys").
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 use serde_json::Value;
 
@@ -63,32 +63,27 @@ impl Pool {
     }
 
     /// Those of `keys` that are new. A key that was uploaded before, claimed meanwhile or not, is
-    /// left out; another key of the same ID that still waits is an error.
+    /// left out; another key of the same ID that still waits is an error. Each ID is in `keys` once.
     pub fn select_new(&self, keys: Vec<OneTimeKey>) -> Result<Vec<OneTimeKey>, KeyConflict> {
-        let mut selected: Vec<OneTimeKey> = Vec::with_capacity(keys.len());
-        for new in keys {
-            let mut is_known = false;
-            for batch in &self.0 {
-                for (index, old) in batch.keys.iter().enumerate() {
-                    if old.key_id != new.key_id {
-                        continue;
-                    }
-                    if is_same(&old.key, &new.key) {
-                        is_known = true;
-                    } else if index >= batch.taken {
-                        return Err(KeyConflict {
-                            key_id: new.key_id.into(),
-                            old: old.key.to_string(),
-                            new: new.key.into(),
-                        });
-                    }
+        let mut is_known = vec![false; keys.len()];
+        let by_id: HashMap<&str, usize> =
+            keys.iter().enumerate().map(|(at, key)| (&*key.key_id, at)).collect();
+        for batch in &self.0 {
+            for (index, old) in batch.keys.iter().enumerate() {
+                let Some(&at) = by_id.get(&*old.key_id) else { continue };
+                if is_same(&old.key, &keys[at].key) {
+                    is_known[at] = true;
+                } else if index >= batch.taken {
+                    return Err(KeyConflict {
+                        key_id: old.key_id.to_string(),
+                        old: old.key.to_string(),
+                        new: keys[at].key.to_string(),
+                    });
                 }
             }
-            if !is_known {
-                selected.push(new);
-            }
         }
-        Ok(selected)
+        let selected = keys.into_iter().zip(is_known).filter(|(_, is_known)| !is_known);
+        Ok(selected.map(|(key, _)| key).collect())
     }
 
     /// Adds a batch; returns its number, and the number below which batches are forgotten now.

@@ -2,18 +2,17 @@
 //! signatures that whoever asks may see ("Key and signature security").
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     time::Duration,
 };
 
-use futures_util::future::join_all;
 use ruma::{OwnedServerName, OwnedUserId, UserId};
 use serde_json::{Map, Value, json};
 
 use super::{
-    Encryption,
+    Encryption, RemoteError,
     identity::{find_public_key, parse_object, text},
-    remote::failure_of,
+    remote::{failure_of, gather},
 };
 use crate::{
     protocol::signing::add_signature,
@@ -174,25 +173,30 @@ impl Encryption {
                 by_server.entry(server).or_default().insert(user, devices);
             }
         }
+        let mut silent: BTreeSet<OwnedServerName> = by_server.keys().cloned().collect();
         let asked = by_server.into_iter().map(|(server, query)| async move {
             let body = json!({ "device_keys": query });
             let answer = match self.0.remote.get() {
                 Some(remote) => remote.query(&server, body, timeout).await,
-                None => Err(super::RemoteError::unreachable()),
+                None => Err(RemoteError::unreachable()),
             };
             (server, query, answer)
         });
-        let answers = join_all(asked).await;
+        let answers = gather(asked.collect(), timeout).await;
         let users: Vec<&str> =
             answers.iter().flat_map(|(_, query, _)| query.keys()).map(|u| u.as_str()).collect();
         let signatures = self.load_signatures(Viewer::User(viewer), &users).await?;
         for (server, query, answer) in &answers {
+            silent.remove(server);
             match answer {
                 Ok(answer) => add_remote_answer(answer, query, &signatures, found),
                 Err(error) => {
                     found.failures.insert(server.to_string(), failure_of(error));
                 }
             }
+        }
+        for server in silent {
+            found.failures.insert(server.to_string(), failure_of(&RemoteError::late()));
         }
         Ok(())
     }

@@ -2,30 +2,42 @@
 //! needed, and again after a gap in what their server told.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     time::Duration,
 };
 
 use futures_util::future::join_all;
-use ruma::{OwnedServerName, OwnedUserId, UserId};
+use ruma::{OwnedServerName, OwnedUserId, ServerName, UserId};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use tokio::sync::Notify;
 
-use super::{Encryption, RemoteError, identity::text, inbound::save_cross_signing_keys};
-use crate::storage::{
-    StorageError, device_lists,
-    remote_devices::{self, RemoteDevice, RemoteList},
+use super::{
+    Encryption, RemoteError, identity::text, inbound::save_cross_signing_keys, remote::gather,
+    upload::IDENTITY_BYTES_MAX,
+};
+use crate::{
+    accounts::login::is_device_id,
+    storage::{
+        StorageError, device_lists,
+        remote_devices::{self, RemoteDevice, RemoteList},
+    },
 };
 
 /// How long a server may take to list the devices of a user in the background.
 const BACKGROUND_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often stale lists are tried again when nothing rings.
 const RETRY_PAUSE: Duration = Duration::from_secs(60);
-/// Lists that are fetched at once.
+/// Users of one server whose lists are fetched, one by one, for one request.
+const FETCHED_OF_SERVER_MAX: usize = 10;
+/// Lists that are fetched at once in the background.
 const FETCHED_AT_ONCE: usize = 20;
+/// Users with stale lists that are looked up at once.
+const STALE_PAGE_USERS: usize = 1000;
 /// Devices of one user that are believed.
 const DEVICES_MAX: usize = 10_000;
+/// Bytes of the name of a device; a longer one is left out.
+const DISPLAY_NAME_BYTES_MAX: usize = 1024;
 
 /// Rings when a list became stale.
 #[derive(Default)]
@@ -48,11 +60,12 @@ struct FetchedList {
     self_signing_key: Option<Map<String, Value>>,
 }
 
+/// A device as its user's server tells it.
 #[derive(Debug, Deserialize)]
-struct FetchedDevice {
-    device_id: String,
-    keys: Option<Map<String, Value>>,
-    device_display_name: Option<String>,
+pub(super) struct FetchedDevice {
+    pub device_id: String,
+    pub keys: Option<Map<String, Value>>,
+    pub device_display_name: Option<String>,
 }
 
 impl RemoteLists {
@@ -63,7 +76,8 @@ impl RemoteLists {
 
 impl Encryption {
     /// Brings the lists of those up to date who share a room with the viewer; the others' are not
-    /// kept, since nobody tells of their changes.
+    /// kept, since nobody tells of their changes. Of a server with many such users no list is fetched: they
+    /// are asked for together, as of a client that is new to a large room.
     pub(super) async fn refresh_remote_lists(
         &self,
         viewer: &UserId,
@@ -88,16 +102,27 @@ impl Encryption {
             kept.is_some_and(|(_, kept_since)| shared_since <= kept_since)
         };
         let (fresh, missing): (Vec<_>, Vec<_>) = shared.into_iter().partition(is_fresh);
-        let fetched = missing
-            .into_iter()
-            .map(|(user, _)| async move { (user, self.fetch_list(user, timeout).await) });
-        for (user, fetched) in join_all(fetched).await {
+        let mut by_server: BTreeMap<&ServerName, Vec<&UserId>> = BTreeMap::new();
+        for (user, _) in missing {
+            by_server.entry(user.server_name()).or_default().push(user);
+        }
+        by_server.retain(|_, users| users.len() <= FETCHED_OF_SERVER_MAX);
+        let mut silent: BTreeSet<&UserId> = by_server.into_values().flatten().collect();
+        let asked =
+            silent.iter().map(|&user| async move { (user, self.fetch_list(user, timeout).await) });
+        for (user, fetched) in gather(asked.collect(), timeout).await {
+            silent.remove(user);
             match fetched? {
                 Ok(()) => refreshed.fresh.push(user.to_owned()),
+                // Its server is there all the same.
+                Err(error) if error.is_not_found => {}
                 Err(error) => {
                     refreshed.failures.insert(user.server_name().to_owned(), error);
                 }
             }
+        }
+        for user in silent {
+            refreshed.failures.insert(user.server_name().to_owned(), RemoteError::late());
         }
         refreshed.fresh.extend(fresh.into_iter().map(|(user, _)| user.to_owned()));
         Ok(refreshed)
@@ -118,19 +143,33 @@ impl Encryption {
         if self.0.remote.get().is_none() {
             return Ok(());
         }
-        let stale = remote_devices::list_stale(self.0.rooms.database(), 1000).await?;
-        let stale: Vec<OwnedUserId> =
-            stale.iter().filter_map(|user| UserId::parse(user).ok()).collect();
         // A server that does not answer once is not asked again in this round.
         let mut silent: HashSet<OwnedServerName> = HashSet::new();
-        for users in stale.chunks(FETCHED_AT_ONCE) {
-            let asked = users.iter().filter(|user| !silent.contains(user.server_name()));
-            let asked = asked
-                .map(|user| async move { (user, self.fetch_list(user, BACKGROUND_TIMEOUT).await) });
-            for (user, fetched) in join_all(asked).await {
-                if fetched?.is_err() {
-                    silent.insert(user.server_name().to_owned());
-                }
+        let (database, mut after) = (self.0.rooms.database(), String::new());
+        loop {
+            let stale = remote_devices::list_stale(database, &after, STALE_PAGE_USERS).await?;
+            let users: Vec<_> = stale.iter().filter_map(|user| UserId::parse(user).ok()).collect();
+            for users in users.chunks(FETCHED_AT_ONCE) {
+                self.resync_some(users, &mut silent).await?;
+            }
+            match stale.into_iter().next_back() {
+                Some(last) => after = last,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    async fn resync_some(
+        &self,
+        users: &[OwnedUserId],
+        silent: &mut HashSet<OwnedServerName>,
+    ) -> Result<(), StorageError> {
+        let asked = users.iter().filter(|user| !silent.contains(user.server_name()));
+        let asked = asked
+            .map(|user| async move { (user, self.fetch_list(user, BACKGROUND_TIMEOUT).await) });
+        for (user, fetched) in join_all(asked).await {
+            if fetched?.is_err_and(|error| !error.is_not_found) {
+                silent.insert(user.server_name().to_owned());
             }
         }
         Ok(())
@@ -149,7 +188,12 @@ impl Encryption {
         self.begin_keeping(user).await?;
         let answer = match remote.fetch_devices(user, timeout).await {
             Ok(answer) => answer,
-            Err(error) => return Ok(Err(error)),
+            Err(error) => {
+                if error.is_not_found {
+                    self.cease_keeping(user).await?;
+                }
+                return Ok(Err(error));
+            }
         };
         match serde_json::from_value::<FetchedList>(answer) {
             Ok(list) => self.save_list(user, list, kept_since).await.map(Ok),
@@ -172,6 +216,15 @@ impl Encryption {
         begun.await
     }
 
+    /// Forgets the list of somebody who is gone.
+    async fn cease_keeping(&self, user: &UserId) -> Result<(), StorageError> {
+        let user = user.to_owned();
+        let ceased = self.0.rooms.writer().transact(move |tx| {
+            Box::pin(async move { remote_devices::delete_list(tx, user.as_str()).await })
+        });
+        ceased.await
+    }
+
     async fn save_list(
         &self,
         user: &UserId,
@@ -188,7 +241,10 @@ impl Encryption {
                 let stream_id = told.max(fetched.stream_id);
                 let list = RemoteList { stream_id, is_stale, kept_since };
                 remote_devices::save_list(tx, user.as_str(), list).await?;
-                let devices = read_devices(&user, fetched.devices);
+                let devices = fetched.devices.into_iter();
+                let devices = devices.filter(|device| is_device_id(&device.device_id));
+                let devices = devices.take(DEVICES_MAX).map(|device| device.keep(user.as_str()));
+                let devices: Vec<RemoteDevice> = devices.collect();
                 remote_devices::replace_devices(tx, user.as_str(), &devices).await?;
                 let keys = (fetched.master_key, fetched.self_signing_key);
                 save_cross_signing_keys(tx, &user, keys).await?;
@@ -205,16 +261,19 @@ impl Encryption {
     }
 }
 
-/// The devices that name their owner.
-fn read_devices(user: &UserId, devices: Vec<FetchedDevice>) -> Vec<RemoteDevice> {
-    let devices = devices.into_iter().filter(|device| !device.device_id.contains('\0'));
-    let read = |device: FetchedDevice| {
+impl FetchedDevice {
+    /// The device as it is kept: with keys that name it and its owner, and a name, if they are not too
+    /// long.
+    pub fn keep(self, user: &str) -> RemoteDevice {
         let is_owner = |keys: &Map<String, Value>| {
-            text(keys, "user_id") == Some(user.as_str())
-                && text(keys, "device_id") == Some(&device.device_id)
+            text(keys, "user_id") == Some(user) && text(keys, "device_id") == Some(&self.device_id)
         };
-        let keys = device.keys.filter(is_owner).map(|keys| Value::Object(keys).to_string());
-        RemoteDevice { device_id: device.device_id, keys, display_name: device.device_display_name }
-    };
-    devices.take(DEVICES_MAX).map(read).collect()
+        let keys = self.keys.filter(is_owner).map(|keys| Value::Object(keys).to_string());
+        let is_name = |name: &String| name.len() <= DISPLAY_NAME_BYTES_MAX && !name.contains('\0');
+        RemoteDevice {
+            device_id: self.device_id,
+            keys: keys.filter(|keys| keys.len() <= IDENTITY_BYTES_MAX),
+            display_name: self.device_display_name.filter(is_name),
+        }
+    }
 }

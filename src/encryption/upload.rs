@@ -16,7 +16,7 @@ use super::{
 use crate::{
     protocol::signing::VerifyKey,
     rooms::write_json_string,
-    storage::{StorageError, WriteTx, device_keys},
+    storage::{StorageError, WriteTx, cross_signing, device_keys},
 };
 
 /// Every client has keys of this algorithm, and wants to know when there are none left.
@@ -27,7 +27,7 @@ const ALGORITHMS_MAX: usize = 20;
 const KEY_ID_BYTES_MAX: usize = 255;
 const KEY_BYTES_MAX: usize = 4096;
 /// Bytes of identity keys with their signatures.
-const IDENTITY_BYTES_MAX: usize = 32 << 10;
+pub(super) const IDENTITY_BYTES_MAX: usize = 32 << 10;
 
 /// What a device uploads.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -93,7 +93,7 @@ impl Encryption {
                 audience = Some(self.0.lists.audience(user).await?);
             }
             if current.is_some_and(|current| !has_same_keys(&current, new)) {
-                self.discard_one_time_keys(&name).await?;
+                self.discard_signed(&name).await?;
             }
         }
         let names = std::slice::from_ref(&name);
@@ -121,6 +121,19 @@ impl Encryption {
         self.0.devices.look(&name, |device| device.counts.clone()).await
     }
 
+    /// Whether keys of a device were claimed in a range of positions, as far as memory goes: what it does
+    /// not know is told with the next answer, since the counts are in each.
+    pub async fn were_keys_claimed(
+        &self,
+        user: &UserId,
+        device: &str,
+        (since, upto): (i64, i64),
+    ) -> Result<bool, StorageError> {
+        let name = DeviceName::new(user, device);
+        let claimed_at = self.0.devices.look(&name, |device| device.claimed_at).await?;
+        Ok(claimed_at > since && claimed_at <= upto)
+    }
+
     /// "Servers therefore must ensure that device IDs will not collide with cross-signing public
     /// keys" (client-server API, "Cross-signing").
     async fn check_device_name(&self, name: &DeviceName) -> Result<(), UploadKeysError> {
@@ -129,7 +142,7 @@ impl Encryption {
             return Ok(());
         }
         let database = self.0.rooms.database();
-        let keys = crate::storage::cross_signing::list_keys(database, &[&name.user]).await?;
+        let keys = cross_signing::list_keys(database, &[&name.user]).await?;
         let is_taken = keys.iter().any(|(_, _, key)| {
             let key = identity::parse_object(key).unwrap_or_default();
             identity::find_public_key(&key) == Some(&name.device)
@@ -137,15 +150,16 @@ impl Encryption {
         if is_taken { Err(UploadKeysError::NamedLikeKey) } else { Ok(()) }
     }
 
-    /// One-time keys are signed by the identity that they belong to: with another one nobody could
-    /// use them.
-    async fn discard_one_time_keys(&self, name: &DeviceName) -> Result<(), StorageError> {
+    /// One-time keys are signed by the identity that they belong to, and others have signed that one: with
+    /// another identity nobody could use either.
+    async fn discard_signed(&self, name: &DeviceName) -> Result<(), StorageError> {
         let names = std::slice::from_ref(name);
         let changed = self.0.devices.change(names, |devices, tx| {
             let known = devices.keys(name);
             known.one_time.clear();
             known.fallback.clear();
             device_keys::push_delete_keys(tx, name.pair());
+            cross_signing::push_delete_signatures_on(tx, name.pair());
             Ok::<_, StorageError>(())
         });
         if let ((), Some(ticket)) = changed.await? {
@@ -234,6 +248,9 @@ impl CheckedUpload {
         if checked.one_time.len() > ALGORITHMS_MAX || checked.fallback.len() > ALGORITHMS_MAX {
             return Err(UploadKeysError::BadKey("there are keys of too many algorithms"));
         }
+        if checked.one_time.values().any(|keys| keys.len() > ONE_TIME_KEYS_MAX) {
+            return Err(UploadKeysError::TooMany);
+        }
         Ok(checked)
     }
 
@@ -241,7 +258,7 @@ impl CheckedUpload {
     fn check_against(&self, device: &Keys) -> Result<(), UploadKeysError> {
         for (algorithm, keys) in &self.one_time {
             let Some(pool) = device.one_time.get(algorithm) else {
-                if device.one_time.len() >= ALGORITHMS_MAX || keys.len() > ONE_TIME_KEYS_MAX {
+                if device.one_time.len() >= ALGORITHMS_MAX {
                     return Err(UploadKeysError::TooMany);
                 }
                 continue;

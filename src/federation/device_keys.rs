@@ -9,6 +9,7 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
+use hyper::StatusCode;
 use ruma::{OwnedServerName, ServerName, UserId};
 use serde_json::Value;
 
@@ -44,7 +45,12 @@ impl PeerKeys {
         timeout: Duration,
     ) -> Result<Value, RemoteError> {
         let answer = self.0.ask(server, request.limited(timeout, KEYS_BYTES_MAX)).await;
-        answer.map_err(|error| RemoteError::new(error.to_string()))
+        answer.map_err(|error| match error.refusal() {
+            Some((StatusCode::NOT_FOUND, "M_NOT_FOUND")) => {
+                RemoteError::not_found(error.to_string())
+            }
+            _ => RemoteError::new(error.to_string()),
+        })
     }
 }
 

@@ -71,14 +71,25 @@ struct ReceiptData {
 }
 
 impl Federation {
-    /// Takes the EDUs of a transaction, one after another.
-    pub(super) async fn receive_edus(&self, origin: &ServerName, edus: Vec<Value>) {
+    /// Takes the EDUs of a transaction, one after another. What the database cannot take for the moment
+    /// fails the transaction, so that it comes again; messages to devices that came before are known by
+    /// then. What it can never take is left out, and delays nothing.
+    pub(super) async fn receive_edus(
+        &self,
+        origin: &ServerName,
+        edus: Vec<Value>,
+    ) -> Result<(), StorageError> {
         for edu in edus {
             let Ok(edu) = serde_json::from_value::<Edu>(edu) else { continue };
-            if let Err(error) = self.receive_edu(origin, edu).await {
-                tracing::warn!(server.name = %origin, %error, "an EDU was lost");
+            match self.receive_edu(origin, edu).await {
+                Ok(()) => {}
+                Err(error) if error.may_pass() => return Err(error),
+                Err(error) => {
+                    tracing::warn!(server.name = %origin, %error, "an EDU was lost");
+                }
             }
         }
+        Ok(())
     }
 
     async fn receive_edu(&self, origin: &ServerName, edu: Edu) -> Result<(), StorageError> {

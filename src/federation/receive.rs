@@ -99,7 +99,7 @@ impl Federation {
         metrics::counter!("hearth_federation_received_edus_total")
             .increment(transaction.edus.len() as u64);
         let results = self.receive_pdus(origin, transaction.pdus).await?;
-        self.receive_edus(origin, transaction.edus).await;
+        self.receive_edus(origin, transaction.edus).await?;
         let answer = json!({ "pdus": write_results(results) }).to_string();
         self.keep_answer(origin, transaction_id, &answer);
         Ok(answer)

@@ -323,9 +323,13 @@ impl Outbox {
 }
 
 /// Whether a server that is alive will never take the transaction. What may change with time - keys,
-/// a proxy in front of it, load - is no such reason.
+/// a proxy in front of it, load - is no such reason; nor is a refusal by a firewall, which knows no error
+/// codes: messages to devices in it would be lost for good.
 fn is_final(error: &PeerError) -> bool {
-    error.refusal().is_some_and(|(status, _)| {
+    error.refusal().is_some_and(|(status, errcode)| {
+        if status == StatusCode::FORBIDDEN && errcode.is_empty() {
+            return false;
+        }
         let may_change = [
             StatusCode::UNAUTHORIZED,
             StatusCode::NOT_FOUND,

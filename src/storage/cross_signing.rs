@@ -1,6 +1,6 @@
 //! Cross-signing keys, and signatures that were uploaded after the key that they are for.
 
-use super::{Database, Param, StorageError, WriteTransaction, json_text_rows};
+use super::{Database, Param, Statement, StorageError, WriteTransaction, WriteTx, json_text_rows};
 use crate::params;
 
 /// A signature by `signer_user`'s `signer_key` (without `ed25519:`) on a device or key of
@@ -103,6 +103,18 @@ pub async fn delete_signatures_on(
 ) -> Result<(), StorageError> {
     let sql = "DELETE FROM key_signatures WHERE target_user = $1 AND target_key = $2";
     tx.execute(sql, &params![user, key]).await.map(drop)
+}
+
+static DELETE_SIGNATURES_ON: Statement = Statement {
+    table: "key_signatures",
+    key: 2,
+    sql: "DELETE FROM key_signatures WHERE (target_user, target_key) IN
+        (SELECT value->>0, value->>1 FROM json_each($1))",
+};
+
+/// Adds to a write that the signatures on a user's device are deleted.
+pub fn push_delete_signatures_on(tx: &mut WriteTx, (user, device): (&str, &str)) {
+    tx.push(&DELETE_SIGNATURES_ON, vec![user.into(), device.into()]);
 }
 
 /// Deletes the signatures that a user made with a key.

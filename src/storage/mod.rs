@@ -91,6 +91,25 @@ pub enum StorageError {
     Closed,
 }
 
+impl StorageError {
+    /// Whether the same may succeed later: not the data are at fault, but the way to the database.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::Superseded | Self::WriterReplaced | Self::Closed => {
+                true
+            }
+            Self::Database(error) => matches!(
+                error,
+                sqlx::Error::Io(_)
+                    | sqlx::Error::PoolTimedOut
+                    | sqlx::Error::PoolClosed
+                    | sqlx::Error::WorkerCrashed
+            ),
+            Self::RowMissing | Self::Damaged(_) | Self::NulInText => false,
+        }
+    }
+}
+
 /// A list of numbers as the JSON that `json_each($1)` with `value->>0` reads.
 pub fn json_rows(numbers: impl IntoIterator<Item = i64>) -> String {
     let rows: Vec<_> = numbers.into_iter().map(|number| format!("[{number}]")).collect();

@@ -44,11 +44,16 @@ pub async fn list_fresh(
     database.fetch_all(sql, &[users]).await
 }
 
-/// Users whose lists have to be fetched again.
-pub async fn list_stale(database: &Database, limit: usize) -> Result<Vec<String>, StorageError> {
-    let sql = "SELECT user_id FROM remote_device_lists WHERE is_stale = 1
-        ORDER BY user_id LIMIT $1";
-    let rows: Vec<(String,)> = database.fetch_all(sql, &params![limit]).await?;
+/// Users behind `after` whose lists have to be fetched again, in the order of their names. One of which
+/// neither the list nor a change has ever come is fetched when somebody asks for it.
+pub async fn list_stale(
+    database: &Database,
+    after: &str,
+    limit: usize,
+) -> Result<Vec<String>, StorageError> {
+    let sql = "SELECT user_id FROM remote_device_lists
+        WHERE is_stale = 1 AND stream_id > 0 AND user_id > $1 ORDER BY user_id LIMIT $2";
+    let rows: Vec<(String,)> = database.fetch_all(sql, &params![after, limit]).await?;
     Ok(rows.into_iter().map(|(user,)| user).collect())
 }
 

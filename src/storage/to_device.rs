@@ -186,6 +186,24 @@ pub async fn delete_overflow(
     Ok(gone)
 }
 
+/// Of every server for which more than `limit` messages wait, deletes the oldest ones; returns how many
+/// went.
+pub async fn delete_outbox_overflow(
+    tx: &mut WriteTransaction<'_>,
+    limit: usize,
+) -> Result<u64, StorageError> {
+    let sql = "SELECT destination FROM to_device_outbox GROUP BY destination HAVING count(*) > $1";
+    let crowded: Vec<(String,)> = tx.fetch_all(sql, &params![limit]).await?;
+    let mut gone = 0;
+    for (destination,) in crowded {
+        let sql = "DELETE FROM to_device_outbox WHERE destination = $1
+            AND position <= (SELECT position FROM to_device_outbox
+                WHERE destination = $1 ORDER BY position DESC LIMIT 1 OFFSET $2)";
+        gone += tx.execute(sql, &params![destination, limit]).await?;
+    }
+    Ok(gone)
+}
+
 /// Contents of `m.direct_to_device` for a server above `after`, oldest first, with positions.
 pub async fn list_outbox(
     database: &Database,

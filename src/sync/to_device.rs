@@ -33,4 +33,11 @@ impl Answer<'_> {
         self.parts.encryption.count_keys(user, device).await?.write_json(out);
         Ok(())
     }
+
+    /// Whether the counts are news: keys of the device were claimed.
+    pub(super) async fn has_fewer_keys(&self) -> Result<bool> {
+        let (user, device) = (&self.request.user_id, &self.request.device_id);
+        let range = (self.since, self.upto);
+        self.parts.encryption.were_keys_claimed(user, device, range).await
+    }
 }

@@ -1,7 +1,7 @@
 //! Long polling: subscribe first, then build the answer; if it is empty, sleep until something
 //! happens or the time is over.
 
-use std::{collections::HashSet, pin::pin, sync::Arc};
+use std::{borrow::Cow, collections::HashSet, pin::pin, sync::Arc};
 
 use ruma::UserId;
 use tokio::time::sleep;
@@ -24,6 +24,8 @@ impl Sync {
         request: &SyncRequest,
         shutdown: &CancellationToken,
     ) -> Result<String> {
+        let request = self.without_lost_future(request);
+        let request = request.as_ref();
         let timeout = request.timeout.min(self.0.settings.long_poll_max);
         let waits = request.since.is_some() && !request.full_state && !timeout.is_zero();
         let mut deadline = pin!(sleep(timeout));
@@ -43,6 +45,18 @@ impl Sync {
                 () = &mut deadline => is_late = true,
                 () = shutdown.cancelled() => {}
             }
+        }
+    }
+
+    /// A token from above the stream is of a future that is gone, since a backup was restored. What has
+    /// happened since then lies below it and would never be told, so that all is told anew.
+    fn without_lost_future<'a>(&self, request: &'a SyncRequest) -> Cow<'a, SyncRequest> {
+        let position = self.0.rooms.writer().position();
+        match request.since {
+            Some(since) if since.position > position => {
+                Cow::Owned(SyncRequest { since: None, ..request.clone() })
+            }
+            _ => Cow::Borrowed(request),
         }
     }
 
@@ -72,8 +86,7 @@ impl Sync {
             parts,
             request,
             since,
-            // A token from a restored backup's future must not move backwards for ever.
-            upto: upto.max(since.min(upto)),
+            upto,
             now_ms: parts.rooms.clock().now_ms(),
             ignored_users: self.ignored_users(&request.user_id).await?,
             sticky: StickyNews::find(&parts.rooms, rooms, (sticky_since, upto)),
@@ -89,8 +102,9 @@ impl Sync {
         answer.write(&mut out, rooms).await?;
         answer.write_messages(&mut out, &messages);
         answer.write_device_lists(&mut out, rooms).await?;
-        let is_empty = out.len() == head && messages.upto == upto && sticky == upto;
+        let is_silent = out.len() == head && messages.upto == upto && sticky == upto;
         answer.write_key_counts(&mut out).await?;
+        let is_empty = is_silent && !answer.has_fewer_keys().await?;
         out.push('}');
         Ok((out, is_empty))
     }

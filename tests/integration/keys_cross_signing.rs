@@ -1,5 +1,6 @@
 //! Cross-signing keys and signatures (Client-Server API, "Cross-signing").
 
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 use crate::{
@@ -61,6 +62,30 @@ both_databases! {
         );
         assert_eq!(alice.post(UPLOAD, &mixed).await.status, 401);
         alice.post_with_password(UPLOAD, &mixed).await.ok();
+        server.stop().await;
+    }
+
+    async fn of_two_first_uploads_one_is_the_first(backend: Backend) {
+        let server = Server::start(backend).await;
+        let alice = server.register("alice").await;
+        let keys: Vec<_> = (1..9).map(|number| CrossSigning::new(&alice, number * 10)).collect();
+        let uploads = keys.iter().map(|keys| {
+            let body = keys.upload();
+            let alice = &alice;
+            async move { alice.post(UPLOAD, &body).await.status.as_u16() }
+        });
+        let statuses = join_all(uploads).await;
+        let first: Vec<_> = (0..keys.len()).filter(|number| statuses[*number] == 200).collect();
+        assert_eq!(first.len(), 1, "the others need proof: {statuses:?}");
+        assert!(statuses.iter().all(|status| [200, 401].contains(status)), "{statuses:?}");
+        let stored = query(&alice, &[&alice]).await;
+        assert_eq!(stored["master_keys"][&alice.user_id], keys[first[0]].master_key());
+        // Nothing is proven by keys that could not be right either.
+        let mut wrong = keys[0].upload();
+        wrong["master_key"]["usage"] = json!(["self_signing"]);
+        wrong["master_key"]["keys"] = json!({});
+        assert_eq!(alice.post(UPLOAD, &wrong).await.status, 401);
+        alice.post_with_password(UPLOAD, &wrong).await.error(400, "M_BAD_JSON");
         server.stop().await;
     }
 
@@ -153,6 +178,35 @@ both_databases! {
         device.upload(1).await;
         let seen = query(carol, &[alice]).await;
         assert_eq!(seen["device_keys"][&alice.user_id][&alice.device_id], expected);
+        server.stop().await;
+    }
+
+    async fn other_identity_keys_bear_no_signature_of_the_earlier_ones(backend: Backend) {
+        let server = Server::start(backend).await;
+        let alice = server.register("alice").await;
+        let keys = set_up(&alice, 10).await;
+        let device = Device::new(&alice, 1);
+        device.upload(0).await;
+        let sign = async |device: &Device<'_>| {
+            let signed = keys.sign_with(&keys.self_signing, device.identity());
+            let body = json!({ &alice.user_id: { &alice.device_id: signed } });
+            alice.post(SIGNATURES, &body).await.ok()["failures"].take()
+        };
+        let signers = async || {
+            let found = query(&alice, &[&alice]).await;
+            let stored = &found["device_keys"][&alice.user_id][&alice.device_id];
+            stored["signatures"][&alice.user_id].as_object().unwrap().len()
+        };
+        assert_eq!(sign(&device).await, json!({}));
+        assert_eq!(signers().await, 2);
+        // A further upload of the same keys changes nothing.
+        device.upload(0).await;
+        assert_eq!(signers().await, 2);
+        let other = Device::new(&alice, 2);
+        other.upload(0).await;
+        assert_eq!(signers().await, 1, "what was signed is gone");
+        assert_eq!(sign(&other).await, json!({}));
+        assert_eq!(signers().await, 2);
         server.stop().await;
     }
 

@@ -1,6 +1,6 @@
 //! Backups of room keys (Client-Server API, "Server-side key backups").
 
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 use hearth::storage::Param;
 use serde_json::{Value, json};
 
@@ -143,6 +143,50 @@ both_databases! {
         assert_eq!(error["current_version"], new.as_str());
         alice.put(&format!("{KEYS}/!one:hearth.test/s"), &key(true, 0, 0, "x")).await
             .error(400, "M_MISSING_PARAM");
+        server.stop().await;
+    }
+
+    async fn names_that_no_database_takes_are_refused(backend: Backend) {
+        let server = Server::start(backend).await;
+        let alice = server.register("alice").await;
+        let version = create(&alice).await;
+        let all = format!("{KEYS}?version={version}");
+        for (room, session) in [("!a\u{0}:h", "s"), ("!a:h", "s\u{0}")] {
+            let body = json!({ "rooms": { room: { "sessions": { session: key(true, 0, 0, "x") } } } });
+            alice.put(&all, &body).await.error(400, "M_INVALID_PARAM");
+        }
+        let long = "s".repeat(256);
+        let body = json!({ "rooms": { "!a:h": { "sessions": { long: key(true, 0, 0, "x") } } } });
+        alice.put(&all, &body).await.error(413, "M_TOO_LARGE");
+        let body = json!({ "rooms": { "!a:h": { "sessions": { "s": key(true, 0, 0, "a\u{0}b") } } } });
+        assert_eq!(alice.put(&all, &body).await.ok()["count"], 1);
+        assert_eq!(alice.get(&all).await.ok(), body, "the data are the client's");
+        server.stop().await;
+    }
+
+    async fn uploads_and_deletions_at_a_time_agree_with_the_count(backend: Backend) {
+        let server = Server::start(backend).await;
+        let alice = server.register("alice").await;
+        let alice = &alice;
+        let version = create(alice).await;
+        let path = |number: u32| format!("{KEYS}/!r:h/s{number}?version={version}");
+        let paths: Vec<_> = (0..20).map(path).collect();
+        let uploads = paths
+            .iter()
+            .map(|path| async move { alice.put(path, &key(true, 0, 0, "x")).await.ok() });
+        let deletions = paths.iter().map(|path| async move { alice.delete(path).await.ok() });
+        let (added, deleted) = join(join_all(uploads), join_all(deletions)).await;
+        let stored = alice.get(&format!("{KEYS}/!r:h?version={version}")).await.ok();
+        let kept = stored["sessions"].as_object().unwrap().len();
+        let current = alice.get(VERSIONS).await.ok();
+        assert_eq!(current["count"], kept);
+        // No two changes have one etag, and an answer's etag goes with its count.
+        let mut told = std::collections::BTreeMap::new();
+        for answer in added.iter().chain(&deleted) {
+            let etag = answer["etag"].as_str().unwrap().to_owned();
+            let count = answer["count"].clone();
+            assert_eq!(told.entry(etag).or_insert_with(|| count.clone()), &count);
+        }
         server.stop().await;
     }
 

@@ -2,13 +2,15 @@
 //! (MSC3814).
 
 use futures_util::future::join_all;
+use hearth::storage::{StorageError, to_device};
 use serde_json::{Value, json};
 
 use crate::{
     both_databases,
-    conversation::{next_batch, register, sync, wait_for},
+    conversation::{make_room, next_batch, register, sync, wait_for},
     harness::{Answer, Client, Server},
     keyring::{Device, claim, query},
+    sliding_sync::{poll, pos},
 };
 
 const DEHYDRATED: &str = "/_matrix/client/unstable/org.matrix.msc3814.v1/dehydrated_device";
@@ -147,6 +149,97 @@ both_databases! {
         let mut again = server.client();
         again.take_login(&again.post("/_matrix/client/v3/login", &body).await.ok());
         assert_eq!(numbers(&sync(&again, None).await), NONE);
+        server.stop().await;
+    }
+
+    async fn requests_that_cannot_be_are_refused(backend: Backend) {
+        let server = Server::start(backend).await;
+        let clients = register(&server, ["alice", "bob"]).await;
+        let [alice, bob] = clients.as_slice() else { panic!() };
+        let long = "x".repeat(256);
+        let body = json!({ "messages": { &bob.user_id: { &bob.device_id: { "number": 1 } } } });
+        for path in [format!("{long}/1"), format!("org.example.note/{long}")] {
+            let path = format!("/_matrix/client/v3/sendToDevice/{path}");
+            alice.put(&path, &body).await.error(413, "M_TOO_LARGE");
+        }
+        let large = json!({ &bob.user_id: { &bob.device_id: { "number": 1, "x": "x".repeat(300_000) } } });
+        send(alice, "1", large).await.error(413, "M_TOO_LARGE");
+        let impossible = json!({ &bob.user_id: { "N\u{0}L": { "number": 1 } } });
+        send(alice, "2", impossible).await.error(400, "M_INVALID_PARAM");
+        let nobody = json!({ "bob": { "*": { "number": 1 } } });
+        send(alice, "3", nobody).await.error(400, "M_BAD_JSON");
+        let path = "/_matrix/client/v3/sendToDevice/org.example.note/4";
+        alice.put(path, &json!({})).await.error(400, "M_BAD_JSON");
+        // What was refused counts for nothing: its transaction can be used.
+        let messages = json!({ &bob.user_id: { &bob.device_id: { "number": 5, "text": "a\u{0}b" } } });
+        send(alice, "2", messages).await.ok();
+        let inbox = sync(bob, None).await;
+        assert_eq!(numbers(&inbox), [5]);
+        assert_eq!(inbox["to_device"]["events"][0]["content"]["text"], "a\u{0}b");
+        server.stop().await;
+    }
+
+    async fn of_what_waits_for_too_long_the_latest_stays(backend: Backend) {
+        let server = Server::start(backend).await;
+        let clients = register(&server, ["alice", "bob"]).await;
+        let [alice, bob] = clients.as_slice() else { panic!() };
+        for number in 0..5 {
+            let messages = json!({
+                &bob.user_id: { &bob.device_id: { "number": number } },
+                "@carol:elsewhere.test": { "A": { "number": number } },
+            });
+            send(alice, &format!("n{number}"), messages).await.ok();
+        }
+        let trimmed: Result<(u64, u64), StorageError> = server
+            .app
+            .writer
+            .transact(|tx| {
+                Box::pin(async move {
+                    let here = to_device::delete_overflow(tx, 3).await?;
+                    Ok((here, to_device::delete_outbox_overflow(tx, 2).await?))
+                })
+            })
+            .await;
+        assert_eq!(trimmed.unwrap(), (2, 3));
+        assert_eq!(numbers(&sync(bob, None).await), [2, 3, 4]);
+        let all = (0, i64::MAX);
+        let database = &server.app.database;
+        let waiting = to_device::list_outbox(database, "elsewhere.test", all, 10).await.unwrap();
+        let numbers: Vec<Value> = waiting
+            .iter()
+            .map(|(_, content)| {
+                let content: Value = serde_json::from_str(content).unwrap();
+                content["messages"]["@carol:elsewhere.test"]["A"]["number"].clone()
+            })
+            .collect();
+        assert_eq!(numbers, [3, 4]);
+        server.stop().await;
+    }
+
+    async fn token_from_before_a_restored_backup_loses_no_message(backend: Backend) {
+        let server = Server::start(backend).await;
+        let clients = register(&server, ["alice", "bob"]).await;
+        let [alice, bob] = clients.as_slice() else { panic!() };
+        let room = make_room(&[alice, bob]).await;
+        note(alice, bob, 1).await;
+        // The token of a stream that went further than the one of the backup.
+        let lost = "s999999_0";
+        let told = sync(bob, Some(lost)).await;
+        assert_eq!(numbers(&told), [1]);
+        assert!(told["rooms"]["join"][&room]["timeline"].is_object(), "all is told anew: {told}");
+        note(alice, bob, 2).await;
+        assert_eq!(numbers(&sync(bob, Some(lost)).await), [1, 2], "nothing was taken as seen");
+        let next = sync(bob, Some(&next_batch(&told))).await;
+        assert_eq!(numbers(&next), [2]);
+        note(alice, bob, 3).await;
+        let body = json!({ "extensions": { "to_device": { "enabled": true, "since": "999999" } } });
+        let told = poll(bob, None, &body).await.ok();
+        let inbox = &told["extensions"]["to_device"];
+        let found = inbox["events"].as_array().unwrap().iter().map(|event| &event["content"]["number"]);
+        assert_eq!(found.collect::<Vec<_>>(), [2, 3]);
+        let mut place: Vec<&str> = pos(&told).split('_').collect();
+        place[0] = "s999999";
+        poll(bob, Some(&place.join("_")), &body).await.error(400, "M_UNKNOWN_POS");
         server.stop().await;
     }
 

@@ -29,11 +29,13 @@ pub async fn upload_keys(
 ) -> MatrixResult<Json<Empty>> {
     app.rate_limits.take(Action::Change, &session, app.clock.now_ms())?;
     let upload: CrossSigningUpload = read_object(&body)?;
-    if app.encryption.needs_proof(&session.user_id, &upload).await? {
-        confirm_unless_appservice(&app, &session, "POST /keys/device_signing/upload", &body)
-            .await?;
+    let user = &session.user_id;
+    match app.encryption.upload_cross_signing_keys(user, upload.clone(), false).await {
+        Err(CrossSigningError::NeedsProof) => {}
+        stored => return Ok(stored.map(|()| Json(Empty {}))?),
     }
-    app.encryption.upload_cross_signing_keys(&session.user_id, upload).await?;
+    confirm_unless_appservice(&app, &session, "POST /keys/device_signing/upload", &body).await?;
+    app.encryption.upload_cross_signing_keys(user, upload, true).await?;
     Ok(Json(Empty {}))
 }
 
@@ -74,7 +76,9 @@ impl From<CrossSigningError> for MatrixError {
         match error {
             CrossSigningError::Identity(error) => error.into(),
             CrossSigningError::NoMasterKey => Self::missing_param(message),
-            CrossSigningError::KeyIdInUse => Self::forbidden(message),
+            CrossSigningError::KeyIdInUse | CrossSigningError::NeedsProof => {
+                Self::forbidden(message)
+            }
             CrossSigningError::TooLong => Self::too_large(message),
             CrossSigningError::Storage(error) => error.into(),
         }

@@ -75,16 +75,13 @@ pub async fn query_keys(
 pub async fn claim_keys(
     State(app): State<AppState>,
     session: UserOrGuestSession,
-    JsonBody(mut request): JsonBody<ClaimBody>,
+    JsonBody(request): JsonBody<ClaimBody>,
 ) -> MatrixResult<RawJson> {
     app.rate_limits.take(Action::ToDevice, &session, app.clock.now_ms())?;
     let devices: usize = request.one_time_keys.values().map(BTreeMap::len).sum();
     if devices > QUERIED_USERS_MAX {
         return Err(MatrixError::too_large("These are too many devices for one request."));
     }
-    // No device has such an ID, and no database takes it.
-    let is_possible = |device: &String, _: &mut String| !device.contains('\0');
-    request.one_time_keys.values_mut().for_each(|devices| devices.retain(is_possible));
     let timeout = read_timeout(request.timeout);
     let claimed = app.encryption.claim_keys(request.one_time_keys, timeout).await?;
     Ok(RawJson(write_claimed(&claimed).into()))

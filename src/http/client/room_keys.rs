@@ -309,7 +309,7 @@ impl From<BackupError> for MatrixError {
                 Self::new(StatusCode::FORBIDDEN, "M_WRONG_ROOM_KEYS_VERSION", message)
                     .with_field("current_version", current)
             }
-            BackupError::AlgorithmDiffers => Self::invalid_param(message),
+            BackupError::AlgorithmDiffers | BackupError::BadName => Self::invalid_param(message),
             BackupError::TooLong => Self::too_large(message),
             BackupError::Storage(error) => error.into(),
         }

@@ -19,7 +19,9 @@ impl Answer<'_> {
         let limit = wish.limit.and_then(|limit| usize::try_from(limit).ok());
         let limit = limit.unwrap_or(TO_DEVICE_PAGE_MAX).clamp(1, TO_DEVICE_PAGE_MAX);
         let (user, device) = (&self.request.user_id, &self.request.device_id);
-        let range = (wish.seen_upto().unwrap_or(0).min(self.upto), self.upto);
+        // A token of a future that is gone, since a backup was restored, says nothing of what waits now.
+        let seen = wish.seen_upto().filter(|seen| *seen <= self.upto).unwrap_or(0);
+        let range = (seen, self.upto);
         let messages = self.inner.encryption.list_messages(user, device, range, limit).await?;
         out.push_str(",\"to_device\":{\"next_batch\":\"");
         out.push_str(&messages.upto.to_string());

@@ -51,6 +51,11 @@ impl SlidingSync {
         if let Some(problem) = request.body.find_problem() {
             return Err(SlidingError::Invalid(problem));
         }
+        // One of a future that is gone, since a backup was restored.
+        let position = self.0.rooms.writer().position();
+        if request.pos.is_some_and(|pos| pos.position > position) {
+            return Err(SlidingError::UnknownPosition);
+        }
         let connection = self.find_connection(request).await?;
         let now_ms = self.0.rooms.clock().now_ms();
         let generation = request.pos.map_or(0, |pos| pos.generation);
