@@ -341,6 +341,14 @@ impl WriterTask {
     }
 
     /// Applies committed jobs in order, publishes their positions, answers.
+    ///
+    /// Who waits is woken before who wrote is answered, so that a client's own event can reach it by
+    /// `/sync` before the answer to its `PUT`: the two travel on different connections, and clients know
+    /// the event by `unsigned.transaction_id`. The other way round would promise no more. Waking a task
+    /// only puts it into a queue; with the answer last, its task is the one that this thread takes up
+    /// next. And what a publish hook hands on (to the outbox, to what sticks) is there for whatever the
+    /// writer does after its answer. What does hold: it finds its event in a sync that it begins then,
+    /// since the position is published first.
     fn conclude(&mut self, jobs: Vec<Waiting>) {
         let mut answers = Vec::with_capacity(jobs.len());
         for (tx, answer) in jobs {
