@@ -3,6 +3,7 @@
 //! missing events"). Not for who may ask: whether the server is in the room is for the caller.
 
 use std::{
+    cmp::Reverse,
     collections::{BinaryHeap, HashSet},
     sync::Arc,
 };
@@ -139,7 +140,8 @@ impl Rooms {
     }
 
     /// The events between `earliest` and `latest` without both ends, oldest first, at most `limit`,
-    /// as `server` may see them (`POST /get_missing_events`).
+    /// as `server` may see them (`POST /get_missing_events`: "a breadth-first walk of the `prev_events`").
+    /// The closest ones come, also where a short branch meets a long one.
     pub async fn missing_events(
         &self,
         room: &Arc<Room>,
@@ -148,30 +150,32 @@ impl Rooms {
         (limit, min_depth): (usize, i64),
         server: &ServerName,
     ) -> Result<Vec<Arc<Event>>, StorageError> {
-        let mut walk = Walk::default();
-        for known in self.load_here(room, earliest.iter().map(|id| &**id)).await?.into_values() {
-            walk.seen.insert(known.nid);
-        }
+        let known = self.load_here(room, earliest.iter().map(|id| &**id)).await?;
         let ends = self.load_here(room, latest.iter().map(|id| &**id)).await?;
-        walk.seen.extend(ends.values().map(|event| event.nid));
-        for end in ends.values() {
-            walk.add(self.load_here(room, end.event.prev_events()).await?.into_values());
+        let mut level: Vec<Arc<StoredEvent>> = ends.into_values().collect();
+        let all_known = known.values().chain(&level);
+        let mut seen: HashSet<EventNid> = all_known.map(|event| event.nid).collect();
+        let seen_max = limit.max(1) * SCAN_FACTOR * STATE_CHUNK;
+        let mut found: Vec<Arc<StoredEvent>> = Vec::new();
+        while !level.is_empty() && found.len() < limit && seen.len() < seen_max {
+            let named = level.iter().flat_map(|event| event.event.prev_events());
+            let mut next: Vec<_> = self.load_here(room, named).await?.into_values().collect();
+            next.retain(|event| {
+                let is_wanted = event.is_in_graph() && event.event.depth() >= min_depth;
+                is_wanted && seen.insert(event.nid)
+            });
+            next.sort_by_key(|event| Reverse((event.event.depth(), event.nid)));
+            found.extend(next.iter().filter(|event| !event.is_rejected()).cloned());
+            level = next;
         }
+        found.truncate(limit);
+        found.sort_by_key(|event| (event.event.depth(), event.nid));
         let mut view = ServerView::new(self, room, server);
-        let mut found = Vec::new();
-        while let Some(event) = walk.next()
-            && found.len() < limit
-        {
-            if event.event.depth() < min_depth {
-                continue;
-            }
-            walk.add(self.load_here(room, event.event.prev_events()).await?.into_values());
-            if !event.is_rejected() {
-                found.push(view.show(&event).await?);
-            }
+        let mut shown = Vec::with_capacity(found.len());
+        for event in &found {
+            shown.push(view.show(event).await?);
         }
-        found.reverse();
-        Ok(found)
+        Ok(shown)
     }
 
     /// A single event as `server` may see it, redacted where it may not (`GET /event`), with its

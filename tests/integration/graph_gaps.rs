@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::{
     both_databases,
+    conversation::say,
     graph_room::{BOB, CAROL, Network, join_bob, public_room, receive, server},
     harness::{Client, Server},
 };
@@ -149,6 +150,29 @@ both_databases! {
         let chain = rooms.events().load(room.facts(), &chain).await.unwrap();
         let kinds: Vec<_> = chain.iter().map(|event| event.event.kind()).collect();
         assert!(kinds.contains(&"m.room.power_levels") && kinds.contains(&"m.room.member"));
+        server_.stop().await;
+    }
+
+    async fn missing_events_of_a_short_branch_come_before_those_of_a_long_one(backend: Backend) {
+        let server_ = Server::start(backend).await;
+        let alice = server_.register("alice").await;
+        let rooms = &server_.app.rooms;
+        let room = public_room(rooms, &alice, "12").await;
+        let mut bob = join_bob(rooms, &room).await;
+        for number in 0..15 {
+            say(&alice, room.room_id.as_str(), &number.to_string()).await;
+        }
+        let start = [bob.tips[0].event_id().to_owned()];
+        let aside = bob.message(BOB, "aside");
+        assert_eq!(receive(rooms, &room, &aside).await, Verdict::Accepted);
+        let latest = say(&alice, room.room_id.as_str(), "latest").await;
+        let latest: [ruma::OwnedEventId; 1] = [latest.as_str().try_into().unwrap()];
+        let theirs = server("b.test");
+        let between = rooms.missing_events(&room, &latest, &start, (10, 0), theirs);
+        let between = between.await.unwrap();
+        assert_eq!(between.len(), 10);
+        // Oldest first, which it is by its depth.
+        assert_eq!(between[0].event_id(), aside.event_id());
         server_.stop().await;
     }
 }
