@@ -5,10 +5,15 @@ use std::sync::Arc;
 use super::{
     Answer, Result, account_data::NewAccountData, room_state::StateRange, timeline::Timeline,
 };
-use crate::rooms::{StoredEvent, UserRoom, Viewer};
+use crate::{
+    protocol::membership::Membership,
+    rooms::{StoredEvent, UserRoom, Viewer},
+};
 
 impl Answer<'_> {
-    /// Writes one room; false when the client knows of it already or does not want it.
+    /// Writes one room; false when the client knows of it already or does not want it. Who begins anew hears of
+    /// bans whatever the filter says of rooms that were left ("rooms that the user has left or been banned
+    /// from"): they happen to people who do not know, and other servers tell of them as well.
     pub(super) async fn write_left(
         &self,
         out: &mut String,
@@ -16,7 +21,7 @@ impl Answer<'_> {
         data: &NewAccountData,
     ) -> Result<bool> {
         let is_wanted = match self.since {
-            0 => self.request.filter.room.include_leave,
+            0 => self.request.filter.room.include_leave || place.membership == Membership::Ban,
             since => place.position > since,
         };
         if !is_wanted {

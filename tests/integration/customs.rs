@@ -97,6 +97,32 @@ both_databases! {
         assert!(create["origin_server_ts"].is_i64() && create["event_id"].is_string(), "{create}");
     }
 
+    async fn who_begins_anew_hears_of_bans_and_not_of_rooms_that_were_left(backend: Backend) {
+        let server = Server::start(backend).await;
+        let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+        let mut rooms = Vec::new();
+        for _ in 0..3 {
+            let room = create_room(&alice, json!({ "preset": "public_chat" })).await;
+            join(&bob, &room).await.ok();
+            rooms.push(room);
+        }
+        let [left, banned, forgotten] = <[String; 3]>::try_from(rooms).unwrap();
+        leave(&bob, &left).await;
+        for room in [&banned, &forgotten] {
+            let body = json!({ "user_id": bob.user_id });
+            alice.post(&format!("{V3}/rooms/{room}/ban"), &body).await.ok();
+        }
+        bob.post(&format!("{V3}/rooms/{forgotten}/forget"), &json!({})).await.ok();
+        let answer = sync(&bob, "").await;
+        let told = answer["rooms"]["leave"].as_object().unwrap();
+        assert_eq!(told.keys().collect::<Vec<_>>(), [&banned]);
+        let events = told[&banned]["timeline"]["events"].as_array().unwrap();
+        assert_eq!(events.last().unwrap()["content"]["membership"], "ban");
+        let since = answer["next_batch"].as_str().unwrap();
+        let later = sync(&bob, &format!("since={since}")).await;
+        assert!(later["rooms"]["leave"].is_null(), "{later}");
+    }
+
     async fn other_devices_hear_of_a_room_that_was_left_and_forgotten(backend: Backend) {
         let server = Server::start(backend).await;
         let alice = server.register("alice").await;

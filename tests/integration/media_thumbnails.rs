@@ -49,8 +49,14 @@ both_databases! {
             let found = thumbnail(&alice, &place, "width=320&height=240&method=scale").await;
             let picture = decode(&found);
             assert_eq!((picture.width(), picture.height()), (480, 240), "{format:?}");
-            assert_eq!(found.header("content-type"), "image/jpeg");
-            assert_eq!(found.header("content-disposition"), "inline; filename=\"thumbnail.jpg\"");
+            // What is drawn stays sharp.
+            let (content_type, name) = match format {
+                Png => ("image/png", "thumbnail.png"),
+                _ => ("image/jpeg", "thumbnail.jpg"),
+            };
+            assert_eq!(found.header("content-type"), content_type);
+            let disposition = format!("inline; filename=\"{name}\"");
+            assert_eq!(found.header("content-disposition"), disposition);
             assert_eq!(found.header("x-content-type-options"), "nosniff");
             assert!(found.header("content-security-policy").starts_with("sandbox;"));
             assert!(is_red(&picture, 10, 120) && !is_red(&picture, 470, 120), "{format:?}");
@@ -60,6 +66,18 @@ both_databases! {
             assert_eq!((picture.width(), picture.height()), (96, 96), "{format:?}");
             assert!(is_red(&picture, 40, 50) && !is_red(&picture, 56, 50), "{format:?}");
         }
+    }
+
+    async fn photographs_become_jpeg_whatever_they_were(backend: Backend) {
+        let server = Server::start(backend).await;
+        let alice = server.register("alice").await;
+        let pixels = noise(7, 400 * 300 * 3);
+        let photograph = image::RgbImage::from_raw(400, 300, pixels).unwrap();
+        let file = encode(&photograph, ImageFormat::Png);
+        let place = upload(&alice, "image/png", &file).await;
+        let found = thumbnail(&alice, &place, "width=96&height=96&method=crop").await;
+        assert_eq!(found.header("content-type"), "image/jpeg");
+        assert_eq!(decode(&found).width(), 96);
     }
 
     async fn small_pictures_stay_as_they_are(backend: Backend) {
@@ -111,17 +129,18 @@ both_databases! {
         ];
         for (content_type, file) in files {
             let place = upload(&alice, content_type, &file).await;
+            let still_type = if content_type == "image/png" { content_type } else { "image/jpeg" };
             let crop = "width=96&height=96&method=crop";
             let found = thumbnail(&alice, &place, &format!("{crop}&animated=true")).await;
             assert_eq!((count_frames(&found), decode(&found).width()), (3, 96), "{content_type}");
             for query in [crop.to_owned(), format!("{crop}&animated=false")] {
                 let found = thumbnail(&alice, &place, &query).await;
-                assert_eq!(found.header("content-type"), "image/jpeg", "{content_type}");
+                assert_eq!(found.header("content-type"), still_type, "{content_type}");
                 assert!(is_red(&decode(&found), 5, 5));
             }
             // Too small to be made smaller, but it must not move.
             let found = thumbnail(&alice, &place, "width=800&height=600").await;
-            assert_eq!(found.header("content-type"), "image/jpeg");
+            assert_eq!(found.header("content-type"), still_type);
             assert_eq!(decode(&found).width(), 400);
             let found = thumbnail(&alice, &place, "width=800&height=600&animated=true").await;
             assert!(found.bytes == file);

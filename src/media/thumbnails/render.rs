@@ -27,6 +27,10 @@ use super::{
 
 /// What is asked for is mostly shown small, where more is not seen.
 const JPEG_QUALITY: u8 = 80;
+/// What is a PNG and not a photograph, which JPEG would smear, stays one if it has no more bytes than this …
+const DRAWING_BYTES_MAX: usize = 64 << 10;
+/// … and than one in so many of those of its pixels: photographs have more.
+const DRAWING_SHARE: usize = 4;
 /// Animations that are longer, or have more pixels in all frames than this many of the largest
 /// allowed pictures, become pictures that stand still.
 const FRAMES_MAX: usize = 500;
@@ -51,7 +55,7 @@ pub struct Inspected {
 pub enum Rendered {
     /// It stays as it is.
     Original,
-    /// A file: JPEG, PNG when something is transparent, GIF when it moves.
+    /// A file: JPEG, PNG when something is transparent or drawn, GIF when it moves.
     Picture(Vec<u8>),
 }
 
@@ -182,7 +186,7 @@ fn render_still(path: &Path, inspected: &Inspected, cut: Cut) -> Result<Vec<u8>,
     if (width, height) != (cut.width, cut.height) {
         picture = picture.resize_exact(cut.width, cut.height, FilterType::CatmullRom);
     }
-    encode_still(&picture)
+    encode_still(&picture, inspected.format)
 }
 
 /// To twice the size of the result, by averaging: the good filter would take long for large
@@ -200,16 +204,24 @@ fn shrink_roughly(picture: DynamicImage, (width, height): (u32, u32), cut: Cut) 
     picture.thumbnail_exact(shrink(picture.width()), shrink(picture.height()))
 }
 
-fn encode_still(picture: &DynamicImage) -> Result<Vec<u8>, RenderError> {
+fn encode_still(picture: &DynamicImage, source: ImageFormat) -> Result<Vec<u8>, RenderError> {
     let mut file = Vec::new();
     let is_opaque = !picture.color().has_alpha()
         || picture.to_rgba8().pixels().all(|pixel| pixel.0[3] == u8::MAX);
-    if is_opaque {
-        let encoder = JpegEncoder::new_with_quality(&mut file, JPEG_QUALITY);
-        picture.to_rgb8().write_with_encoder(encoder)?;
-    } else {
+    if !is_opaque {
         picture.to_rgba8().write_to(&mut io::Cursor::new(&mut file), ImageFormat::Png)?;
+        return Ok(file);
     }
+    let picture = picture.to_rgb8();
+    if source == ImageFormat::Png {
+        picture.write_to(&mut io::Cursor::new(&mut file), ImageFormat::Png)?;
+        if file.len() <= DRAWING_BYTES_MAX.min(picture.as_raw().len() / DRAWING_SHARE) {
+            return Ok(file);
+        }
+        file.clear();
+    }
+    let encoder = JpegEncoder::new_with_quality(&mut file, JPEG_QUALITY);
+    picture.write_with_encoder(encoder)?;
     Ok(file)
 }
 
