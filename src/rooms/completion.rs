@@ -53,7 +53,7 @@ impl Rooms {
         let _holder = Arc::clone(&self.0.long_holders);
         let join = self.events().load_one(room.facts(), partial.join).await?;
         let hunt = Hunt::new(self, server, room).await?;
-        let told = hunt.fetch_told_state(&join.event).await?;
+        let told = hunt.fetch_state_before_entry(&join.event).await?;
         let told = told.ok_or_else(|| ReceiveError::BadState("nobody tells it".to_owned()))?;
         self.check_told(room, &told)?;
         let given = self.give_memberships(room, &told).await?;
@@ -189,7 +189,7 @@ impl Rooms {
         let events = self.load_partial(room).await?;
         for root in self.list_roots(room, &events).await? {
             if let Entry::Vacant(unknown) = roots.entry(root.nid) {
-                let state = hunt.fetch_told_state(&root.event).await?;
+                let state = hunt.fetch_told_state(root.event.event_id()).await?;
                 let state = state.map_or_else(|| told.state.clone(), |told| told.state);
                 unknown.insert(state);
             }

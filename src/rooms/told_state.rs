@@ -4,7 +4,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use ruma::OwnedEventId;
+use ruma::{EventId, OwnedEventId};
 use tokio::sync::mpsc;
 
 use super::{
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     protocol::{event::Event, membership::Membership},
-    storage::{EventNid, StorageError},
+    storage::{EventNid, StateKeyNid, StorageError},
 };
 
 /// A state is asked for as events, not as IDs, when more of it is unknown.
@@ -48,15 +48,71 @@ impl Hunt<'_> {
         if head.partial().is_some() {
             return Ok(Some(head.state.clone()));
         }
-        Ok(self.fetch_told_state(event).await?.map(|told| told.state))
+        Ok(self.fetch_told_state(event.event_id()).await?.map(|told| told.state))
+    }
+
+    /// The state before the event by which this server came in. It is asked for at the event before that
+    /// one, if there is one only: every server of the room has that, and perhaps not yet our entry.
+    pub async fn fetch_state_before_entry(
+        &self,
+        entry: &Event,
+    ) -> Result<Option<ToldState>, ReceiveError> {
+        match self.fetch_state_behind_prev(entry).await? {
+            Some(told) => Ok(Some(told)),
+            None => self.fetch_told_state(entry.event_id()).await,
+        }
+    }
+
+    async fn fetch_state_behind_prev(
+        &self,
+        entry: &Event,
+    ) -> Result<Option<ToldState>, ReceiveError> {
+        let mut prev_events = entry.prev_events();
+        let (Some(id), None) = (prev_events.next(), prev_events.next()) else { return Ok(None) };
+        let Some(source) = self.source.clone() else { return Ok(None) };
+        let is_here = self.rooms.find_any_event(self.room, id).await?.is_some();
+        let mut fetched = Vec::new();
+        if !is_here {
+            fetched = source.fetch_events(self.question(), &[id.to_owned()]).await;
+            if fetched.is_empty() {
+                return Ok(None);
+            }
+        }
+        let Some(told) = self.fetch_told_state(id).await? else { return Ok(None) };
+        self.import(&*source, fetched).await?;
+        match self.rooms.find_any_event(self.room, id).await? {
+            Some(prev) => self.pass(told, &prev).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// The state after an event, from that before it.
+    async fn pass(
+        &self,
+        mut told: ToldState,
+        event: &StoredEvent,
+    ) -> Result<ToldState, ReceiveError> {
+        let is_judged = !event.is_rejected() && !event.is_waiting();
+        let key =
+            event.state_key_nid.filter(|key| is_judged && told.state.get(*key) != Some(event.nid));
+        let Some(key) = key else { return Ok(told) };
+        let (auth_events, _) = self.rooms.load_known(self.room, event.event.auth_events()).await?;
+        let verdict = self.rooms.check(self.room, &event.event, &auth_events, &told.state).await?;
+        if verdict.is_ok() {
+            let nid = self.rooms.0.next_state_nid();
+            let (state, row) = told.state.with_changes(&[(key, Some(event.nid))], nid)?;
+            self.rooms.store_snapshot(&row).await?;
+            told.state = state;
+            note_membership(key, event, &mut told.memberships);
+        }
+        Ok(told)
     }
 
     /// The state before an event as the network tells it.
-    pub async fn fetch_told_state(&self, event: &Event) -> Result<Option<ToldState>, ReceiveError> {
+    pub async fn fetch_told_state(&self, id: &EventId) -> Result<Option<ToldState>, ReceiveError> {
         let Some(source) = self.source.clone() else {
             return Ok(None);
         };
-        let id = event.event_id();
         let Some(ids) = source.fetch_state_ids(self.question(), id).await else {
             return Ok(None);
         };
@@ -64,7 +120,7 @@ impl Hunt<'_> {
         let (room_id, count) = (&self.room.room_id, ids.state.len());
         tracing::info!(room.id = %room_id, event.id = %id, count, unknown = unknown.len(), "a state is told");
         if unknown.len() > SINGLE_EVENTS_MAX {
-            self.fetch_all(&*source, event).await?;
+            self.fetch_all(&*source, id).await?;
         } else {
             let mut events = Vec::with_capacity(unknown.len());
             for chunk in unknown.chunks(FETCH_EVENTS_MAX) {
@@ -86,9 +142,9 @@ impl Hunt<'_> {
     }
 
     /// Fetches the state as events and stores them as they come.
-    async fn fetch_all(&self, source: &dyn EventSource, event: &Event) -> Result<(), ReceiveError> {
+    async fn fetch_all(&self, source: &dyn EventSource, id: &EventId) -> Result<(), ReceiveError> {
         let (batches, arrivals) = mpsc::channel(BATCHES_WAITING_MAX);
-        let streamed = source.stream_state(self.question(), event.event_id(), batches);
+        let streamed = source.stream_state(self.question(), id, batches);
         let (is_whole, stored) = tokio::join!(streamed, self.store_batches(arrivals));
         let rest = stored?;
         if !is_whole {
@@ -156,6 +212,14 @@ fn note_entry(event: &StoredEvent, map: &mut StateMap, memberships: &mut HashMap
         return;
     };
     map.insert(key, event.nid);
+    note_membership(key, event, memberships);
+}
+
+fn note_membership(
+    key: StateKeyNid,
+    event: &StoredEvent,
+    memberships: &mut HashMap<EventNid, i64>,
+) {
     if key.is_membership() {
         let membership = Membership::of_state(Some(&event.event));
         memberships.insert(event.nid, membership_number(membership));

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use axum::{http::StatusCode, response::IntoResponse as _};
 use hearth::{clock::Clock, protocol::room_version::RoomVersion};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -90,6 +91,37 @@ both_databases! {
                 break;
             }
         }
+        server.stop().await;
+    }
+
+    async fn state_is_asked_for_where_everybody_knows_it(backend: Backend) {
+        let network = Network::new();
+        let server = network.start(backend, &network.new_name()).await;
+        let resident = ScriptedPeer::start(&network).await;
+        let other = ScriptedPeer::start(&network).await;
+        let alice = server.register("alice").await;
+        let bob = format!("@bob:{}", resident.name);
+        let carol = format!("@carol:{}", other.name);
+        let now_ms = Clock::real().now_ms().cast_signed();
+        let (mut line, _) = Branch::new_room_of(RoomVersion::V11, "hall", (&bob, now_ms));
+        let before: Vec<String> = line.state.values().map(|e| e.event_id().to_string()).collect();
+        let last = line.member(&carol, &carol, "join");
+        tell_state(&resident, &line);
+        // As a server that has not heard of the entry, but of the event before it.
+        let place = format!("event_id={}", last.event_id().as_str().replace('$', "%24"));
+        resident.reply("/_matrix/federation/v1/state_ids/", move |path, _| match path {
+            path if path.contains(&place) => {
+                to_response(&json!({ "pdu_ids": before, "auth_chain_ids": [] }))
+            }
+            _ => StatusCode::NOT_FOUND.into_response(),
+        });
+        let_in(&resident, &mut line, &alice.user_id);
+        let room_id = line.room_id().to_string();
+        join(&alice, &room_id, &resident.name).await;
+        let path = format!("/_matrix/client/v3/rooms/{room_id}/joined_members");
+        let joined = alice.get(&path).await.ok();
+        let joined: Vec<&String> = joined["joined"].as_object().unwrap().keys().collect();
+        assert!(joined.len() == 3 && joined.contains(&&carol), "{joined:?}");
         server.stop().await;
     }
 }
