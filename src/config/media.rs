@@ -50,7 +50,8 @@ pub enum UnauthenticatedAccess {
     /// Only what was uploaded while they handed out everything.
     #[default]
     Frozen,
-    /// Everything, for old clients and bridges. Whoever guesses an address sees the file.
+    /// Everything, for old clients and bridges. Whoever guesses an address sees the file, and whoever asks for a
+    /// file of another server has this one fetch it.
     Allowed,
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use axum::{http::StatusCode, response::IntoResponse as _};
 use hearth::{
     clock::Clock,
+    config::UnauthenticatedAccess,
     protocol::{event::Event, event_builder::seal_object, redaction::redact, signing::SigningKey},
 };
 use reqwest::Method;
@@ -16,7 +17,7 @@ use crate::{
     both_databases,
     conversation::{next_batch, say, sync, wait_for},
     federation::{await_membership, create, hear, join, start_pair, state_of},
-    harness::{ScriptedPeer, to_response},
+    harness::{Network, ScriptedPeer, to_response},
     hostile_peers::Siege,
     keyring::Device,
     two_servers,
@@ -175,6 +176,37 @@ two_servers! {
         };
         wait_for(&pair.bob, &since, has_changed).await;
         pair.servers = [first, second];
+    }
+
+    async fn older_paths_fetch_media_of_others_only_where_everything_is_open(
+        one: Backend,
+        two: Backend
+    ) {
+        let network = Network::new();
+        let (frozen_name, open_name) = (network.new_name(), network.new_name());
+        let frozen = network.start(one, &frozen_name).await;
+        let open = network.start_with(two, &open_name, |config| {
+            config.media.unauthenticated_access = UnauthenticatedAccess::Allowed;
+        });
+        let open = open.await;
+        let mut paths = Vec::new();
+        for (server, name) in [(&frozen, "alice"), (&open, "bob")] {
+            let user = server.register(name).await;
+            let upload = user.request(Method::POST, "/_matrix/media/v3/upload?filename=a.txt");
+            let uploaded = user.send(upload.body("a picture")).await.ok();
+            let address = uploaded["content_uri"].as_str().unwrap().replace("mxc://", "");
+            paths.push(format!("/_matrix/media/v3/download/{address}"));
+        }
+        frozen.client().get(&paths[1]).await.error(404, "M_NOT_FOUND");
+        let nobody = open.client();
+        // As other servers ask, who may have been asked themselves.
+        let guarded = format!("{}?allow_remote=false", paths[0]);
+        nobody.get(&guarded).await.error(404, "M_NOT_FOUND");
+        let answer = nobody.request(Method::GET, &paths[0]).send().await.unwrap();
+        assert_eq!(answer.status(), 200);
+        assert_eq!(answer.text().await.unwrap(), "a picture");
+        frozen.stop().await;
+        open.stop().await;
     }
 
     async fn media_of_other_servers_make_room_and_come_again(one: Backend, two: Backend) {

@@ -30,11 +30,12 @@ pub struct ContentPath {
     filename: Option<String>,
 }
 
-/// Redirects (`allow_redirect`) are not offered, and nothing is fetched for somebody who is not
-/// logged in (`allow_remote`), so what a client says about them changes nothing.
+/// Redirects are not offered, so that what a client says about them (`allow_redirect`) changes nothing.
 #[derive(Debug, Deserialize)]
 pub struct DownloadQuery {
     timeout_ms: Option<u64>,
+    /// Of the older paths only.
+    allow_remote: Option<bool>,
 }
 
 /// A download for a user.
@@ -58,7 +59,8 @@ pub async fn get_open_content(
     method: Method,
     headers: HeaderMap,
 ) -> MatrixResult<Response> {
-    send(&app, Reader::Anybody(address), place, query, (&method, &headers)).await
+    let reader = Reader::Anybody(address, query.allow_remote);
+    send(&app, reader, place, query, (&method, &headers)).await
 }
 
 async fn send(

@@ -51,8 +51,9 @@ pub async fn get_config(State(app): State<AppState>, _session: UserSession) -> J
 /// Who asks for a content.
 enum Reader {
     LoggedIn(UserOrGuestSession),
-    /// On the older paths, which hand out only what they did before they were frozen.
-    Anybody(ClientAddress),
+    /// On the older paths, which hand out only what they did before they were frozen; with `allow_remote`,
+    /// which other servers set to false, since nobody should ask in a circle.
+    Anybody(ClientAddress, Option<bool>),
 }
 
 impl Reader {
@@ -64,7 +65,7 @@ impl Reader {
         let now_ms = app.clock.now_ms();
         match self {
             Self::LoggedIn(session) => app.rate_limits.take(Action::MediaDownload, session, now_ms),
-            Self::Anybody(address) => {
+            Self::Anybody(address, _) => {
                 app.rate_limits.take_of_address(Action::MediaDownload, address.0, now_ms)
             }
         }
@@ -73,14 +74,24 @@ impl Reader {
     fn may_read(&self, app: &AppState, record: &MediaRecord) -> bool {
         match self {
             Self::LoggedIn(_) => true,
-            Self::Anybody(_) => record.is_open || app.media.is_open_access(),
+            Self::Anybody(..) => record.is_open || app.media.is_open_access(),
+        }
+    }
+
+    /// Whether this server gets what is elsewhere for them.
+    fn may_fetch(&self, app: &AppState) -> bool {
+        match self {
+            Self::LoggedIn(_) => true,
+            Self::Anybody(_, allow_remote) => {
+                app.media.is_open_access() && allow_remote.unwrap_or(true)
+            }
         }
     }
 
     fn cache_control(&self) -> &'static str {
         match self {
             Self::LoggedIn(_) => CACHE_PRIVATELY,
-            Self::Anybody(_) => CACHE_PUBLICLY,
+            Self::Anybody(..) => CACHE_PUBLICLY,
         }
     }
 }
@@ -103,9 +114,8 @@ async fn find_content(
     match app.media.find(&address, patience).await {
         Ok(record) if reader.may_read(app, &record) => Ok(record),
         Ok(_) => Err(FindMediaError::NotFound.into()),
-        // Only who is logged in has this server fetch something (`allow_remote` is for servers).
         Err(FindMediaError::NotFound)
-            if reader.is_logged_in() && address.server_name != app.rooms.server_name() =>
+            if reader.may_fetch(app) && address.server_name != app.rooms.server_name() =>
         {
             Ok(app.federation.fetch_media(&app.media, &address).await?)
         }

@@ -32,6 +32,8 @@ pub struct ThumbnailQuery {
     #[serde(default)]
     animated: bool,
     timeout_ms: Option<u64>,
+    /// Of the older path only.
+    allow_remote: Option<bool>,
 }
 
 /// The parameter `method`. The specification names no default; other servers scale.
@@ -64,7 +66,8 @@ pub async fn get_open_thumbnail(
     method: Method,
     headers: HeaderMap,
 ) -> MatrixResult<Response> {
-    send(&app, Reader::Anybody(address), place, query, (&method, &headers)).await
+    let reader = Reader::Anybody(address, query.allow_remote);
+    send(&app, reader, place, query, (&method, &headers)).await
 }
 
 async fn send(
