@@ -80,6 +80,13 @@ impl Clock {
         }
     }
 
+    /// One of `count` things at random, by its number; 0 where there are none.
+    pub fn choose(&self, count: usize) -> usize {
+        let mut random = [0; 8];
+        self.fill_random(&mut random);
+        (u64::from_le_bytes(random) as usize).checked_rem(count).unwrap_or(0)
+    }
+
     /// `length` random letters and digits (5.95 bits of randomness each).
     pub fn random_text(&self, length: usize) -> String {
         let mut text = String::with_capacity(length);
@@ -114,6 +121,13 @@ mod tests {
         assert_eq!(one.random_text(30), two.random_text(30));
         one.advance_ms(10);
         assert_eq!(one.now_ms(), 15);
+    }
+
+    #[test]
+    fn choices_are_of_what_is_there() {
+        let clock = Clock::scripted(0, 7);
+        assert!((0..100).all(|_| clock.choose(3) < 3));
+        assert_eq!(clock.choose(0), 0);
     }
 
     #[test]

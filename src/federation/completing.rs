@@ -161,12 +161,8 @@ impl Federation {
             **server != *self.server_name() && **server != partial.origin
         };
         let mut others: Vec<OwnedServerName> = known.iter().filter(is_other).cloned().collect();
-        if !others.is_empty() {
-            let mut random = [0; 8];
-            self.clock().fill_random(&mut random);
-            let first = u64::from_le_bytes(random) as usize % others.len();
-            others.rotate_left(first);
-        }
+        let first = self.clock().choose(others.len());
+        others.rotate_left(first);
         others.truncate(SERVERS_MAX - 1);
         others.insert(0, partial.origin.clone());
         Ok(others)

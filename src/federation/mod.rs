@@ -3,6 +3,7 @@
 //! judging events (`rooms`).
 
 mod answers;
+mod asking_again;
 mod authenticate;
 mod by_time;
 mod completing;
@@ -46,8 +47,8 @@ use ruma::{OwnedServerName, ServerName};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
-    answers::Answers, completing::Completions, device_keys::PeerKeys, entering::Entries,
-    hierarchy::RemoteSpaces, receive::OriginLocks, source::PeerSource,
+    answers::Answers, asking_again::AskingAgain, completing::Completions, device_keys::PeerKeys,
+    entering::Entries, hierarchy::RemoteSpaces, receive::OriginLocks, source::PeerSource,
 };
 pub use self::{
     authenticate::{ArrivedRequest, AuthenticateError},
@@ -109,6 +110,7 @@ struct Inner {
     entries: Entries,
     answers: Answers,
     completions: Completions,
+    asking_again: AskingAgain,
     remote_spaces: RemoteSpaces,
 }
 
@@ -153,6 +155,7 @@ impl Federation {
             answers: Answers::new(),
             entries: Entries::default(),
             completions: Completions::default(),
+            asking_again: AskingAgain::default(),
             remote_spaces: RemoteSpaces::default(),
         };
         Self(Arc::new(inner))
@@ -172,6 +175,8 @@ impl Federation {
         tasks.spawn(self.clone().run_answers());
         tasks.spawn(self.clone().run_expiry());
         self.complete_all().await?;
+        self.ask_again_everywhere().await?;
+        tasks.spawn(self.clone().run_asking_again());
         let listening = outbox.clone();
         let (spawner, handle) = (tasks.clone(), tokio::runtime::Handle::current());
         self.ephemeral().presence.set_listener(Arc::new(move |user| {

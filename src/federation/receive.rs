@@ -223,6 +223,7 @@ impl Federation {
                 Ok(Verdict::Waiting(missing)) => {
                     let (id, missing) = (event.event_id(), missing.len());
                     tracing::debug!(room.id = %room.room_id, event.id = %id, missing, "an event waits");
+                    self.ask_again_later(&room.room_id);
                     return Ok(None);
                 }
                 Ok(Verdict::Rejected(reason)) => return Ok(Some(reason)),

@@ -44,6 +44,10 @@ pub(super) struct Hunt<'a> {
     has_found: bool,
     /// Whether the origin was asked what is before its event and told nothing.
     is_withheld: bool,
+    /// Events that nothing here follows: they are never bridged (see [`Hunt::bridge`]).
+    tips: HashSet<OwnedEventId>,
+    /// Whether the hunt is for events that wait already.
+    is_repeated: bool,
 }
 
 impl<'a> Hunt<'a> {
@@ -55,9 +59,27 @@ impl<'a> Hunt<'a> {
         let servers = rooms.servers_in_room(room).await?;
         let is_other = |name: &&OwnedServerName| **name != origin && **name != rooms.server_name();
         let others = servers.iter().filter(is_other).take(OTHERS_MAX).cloned().collect();
-        let source = rooms.0.source.get();
-        let open = HashMap::new();
-        Ok(Self { rooms, room, origin, others, source, open, has_found: false, is_withheld: false })
+        Ok(Self::asking(rooms, (origin, others), room))
+    }
+
+    /// A hunt that asks these servers, of whom the others are at most [`OTHERS_MAX`].
+    pub fn asking(
+        rooms: &'a Rooms,
+        (origin, others): (&'a ServerName, Vec<OwnedServerName>),
+        room: &'a Arc<Room>,
+    ) -> Self {
+        Self {
+            rooms,
+            room,
+            origin,
+            others,
+            source: rooms.0.source.get(),
+            open: HashMap::new(),
+            has_found: false,
+            is_withheld: false,
+            tips: HashSet::new(),
+            is_repeated: false,
+        }
     }
 
     pub fn question(&self) -> Question<'_> {
@@ -79,6 +101,7 @@ impl<'a> Hunt<'a> {
     /// whose sender answers that it tells nothing of what is before it: it may be sent again, and
     /// strangers to the room's history do not fill the disk.
     pub async fn bring_home(mut self, event: &Arc<Event>) -> Result<Verdict, ReceiveError> {
+        self.tips.insert(event.event_id().to_owned());
         match self.take(event, Basis::PrevEvents).await? {
             Taking::Done(verdict) => return Ok(verdict),
             Taking::Lacking(lacking) => {
@@ -91,7 +114,7 @@ impl<'a> Hunt<'a> {
         if let Some(source) = self.source.clone() {
             self.fill(&*source).await?;
             if self.open.contains_key(event.event_id()) {
-                self.bridge(&*source, event).await?;
+                self.bridge(&*source).await?;
             }
             // What came another way meanwhile.
             self.retry().await?;
@@ -99,18 +122,50 @@ impl<'a> Hunt<'a> {
                 return Err(ReceiveError::Withheld);
             }
         }
-        // What is still open waits; the event itself may have been set free by what came.
-        let open: Vec<_> = self.open.values().cloned().collect();
+        // The event itself may have been set free by what came.
+        self.keep_open(&HashMap::new()).await?;
+        match self.open.get(event.event_id()) {
+            Some((_, lacking)) => Ok(Verdict::Waiting(lacking.all())),
+            None => self.verdict_of(event).await,
+        }
+    }
+
+    /// Asks again for what these events lack, which wait. What comes is taken, and so is what it sets free.
+    pub async fn resume(mut self, waiting: &[Arc<Event>]) -> Result<(), ReceiveError> {
+        self.is_repeated = true;
+        let followed: HashSet<&EventId> =
+            waiting.iter().flat_map(|event| event.prev_events()).collect();
+        let tips = waiting.iter().map(|event| event.event_id());
+        self.tips = tips.filter(|id| !followed.contains(id)).map(ToOwned::to_owned).collect();
+        for event in waiting {
+            self.take(event, Basis::PrevEvents).await?;
+        }
+        // As it was written down.
+        let known: HashMap<_, _> =
+            self.open.iter().map(|(id, open)| (id.clone(), open.1.clone())).collect();
+        if let Some(source) = self.source.clone().filter(|_| !self.open.is_empty()) {
+            self.fill(&*source).await?;
+            self.bridge(&*source).await?;
+            self.retry().await?;
+        }
+        self.keep_open(&known).await
+    }
+
+    /// Has what is still open wait, unless it is `known` to wait for the same.
+    async fn keep_open(
+        &mut self,
+        known: &HashMap<OwnedEventId, Lacking>,
+    ) -> Result<(), ReceiveError> {
+        let is_new = |(id, open): &(&OwnedEventId, &(Arc<Event>, Lacking))| {
+            known.get(*id).is_none_or(|lacking| *lacking != open.1)
+        };
+        let open: Vec<_> = self.open.iter().filter(is_new).map(|(_, open)| open.clone()).collect();
         for (open, lacking) in &open {
             let _alone = self.room.receiving.lock().await;
             self.rooms.store_waiting(self.room, open, lacking).await?;
         }
         // What came before it was written down that somebody waits for it has freed nobody.
-        self.retry().await?;
-        match self.open.get(event.event_id()) {
-            Some((_, lacking)) => Ok(Verdict::Waiting(lacking.all())),
-            None => self.verdict_of(event).await,
-        }
+        self.retry().await
     }
 
     /// Takes an event that sticks to the room from before this server came in, as other servers push those
@@ -207,18 +262,24 @@ impl<'a> Hunt<'a> {
             if latest.is_empty() {
                 return Ok(());
             }
-            let question = match is_origin_done {
+            let are_others_asked = is_origin_done;
+            let question = match are_others_asked {
                 true => self.question_to_others(),
                 false => Some(self.question()),
             };
             let Some(question) = question else { break };
             let came = source.fetch_missing(question, &self.list_earliest(), &latest).await;
-            self.is_withheld |= came.as_ref().is_some_and(Vec::is_empty);
+            self.is_withheld |= !are_others_asked && came.as_ref().is_some_and(Vec::is_empty);
             let came = came.unwrap_or_default();
             is_origin_done |= came.len() < SCANT_EVENTS;
-            if !self.take_new(came).await? {
+            // The others were asked as well where the origin told nothing.
+            let is_last = are_others_asked || came.is_empty();
+            let has_new = self.take_new(came).await?;
+            if !has_new && is_last {
                 break;
             }
+            // Who tells only what is here already has no more.
+            is_origin_done |= !has_new;
         }
         self.fetch_auth_events(source).await
     }
@@ -346,54 +407,55 @@ impl<'a> Hunt<'a> {
     /// The event that was sent is none of them, as other implementations have it: it may become the
     /// room's only forward extremity, and the state before it would be whatever its sender says. While
     /// a room's members are missing, everything is judged again later.
-    async fn bridge(&mut self, source: &dyn EventSource, sent: &Event) -> Result<(), ReceiveError> {
+    async fn bridge(&mut self, source: &dyn EventSource) -> Result<(), ReceiveError> {
         let is_partial = self.room.head().partial().is_some();
+        let mut passed_over = if is_partial { HashSet::new() } else { self.tips.clone() };
+        // Who sent an event was asked already for what is before it; of one that waits, others may know.
+        let mut asked = if self.is_repeated { HashSet::new() } else { self.tips.clone() };
         for _ in 0..BRIDGES_MAX {
-            if !is_partial {
-                self.fetch_before_end(source, sent).await?;
-            }
-            let is_end = |event: &Arc<Event>| is_partial || event.event_id() != sent.event_id();
-            let Some(event) = self.earliest_end().filter(is_end) else {
-                return Ok(());
+            let has_asked = !is_partial && self.fetch_before_end(source, &mut asked).await?;
+            let Some(event) = self.earliest_end(&passed_over) else {
+                if has_asked { continue } else { return Ok(()) }
             };
-            let Some(state) = self.fetch_state_before(&event).await? else {
-                return Ok(());
-            };
+            // Another end may lie in another gap, of which more is told.
+            passed_over.insert(event.event_id().to_owned());
+            let Some(state) = self.fetch_state_before(&event).await? else { continue };
             let mut taking = self.take(&event, Basis::Bridged(&state)).await?;
             if matches!(taking, Taking::Lacking(_)) {
                 self.fetch_auth_of(&event).await?;
                 taking = self.take(&event, Basis::Bridged(&state)).await?;
             }
-            if matches!(taking, Taking::Lacking(_)) {
-                return Ok(());
+            if matches!(taking, Taking::Done(_)) {
+                self.retry().await?;
             }
-            self.retry().await?;
         }
         Ok(())
     }
 
-    /// Fetches singly what the earliest end of the gap follows.
+    /// Fetches singly what the earliest end of the gap follows that was not `asked` about yet. False when
+    /// there is none.
     async fn fetch_before_end(
         &mut self,
         source: &dyn EventSource,
-        sent: &Event,
-    ) -> Result<(), ReceiveError> {
-        let Some(end) = self.earliest_end() else { return Ok(()) };
-        let Some((_, lacking)) = self.open.get(end.event_id()) else { return Ok(()) };
-        if end.event_id() == sent.event_id() {
-            return Ok(());
-        }
+        asked: &mut HashSet<OwnedEventId>,
+    ) -> Result<bool, ReceiveError> {
+        let Some(end) = self.earliest_end(asked) else { return Ok(false) };
+        let Some((_, lacking)) = self.open.get(end.event_id()) else { return Ok(false) };
         let mut wanted = lacking.prev_events.clone();
         wanted.retain(|id| !self.open.contains_key(id));
+        asked.insert(end.event_id().to_owned());
         let came = source.fetch_events(self.question(), &wanted).await;
-        self.take_new(came).await.map(drop)
+        self.take_new(came).await?;
+        Ok(true)
     }
 
-    /// The earliest of the open events before which something is missing.
-    fn earliest_end(&self) -> Option<Arc<Event>> {
-        let ends = self.ends();
-        let mut events: Vec<Arc<Event>> =
-            ends.iter().filter_map(|id| Some(Arc::clone(&self.open.get(id)?.0))).collect();
+    /// The earliest of the open events before which something is missing, without those passed over.
+    fn earliest_end(&self, passed_over: &HashSet<OwnedEventId>) -> Option<Arc<Event>> {
+        let is_open = |id: &OwnedEventId| self.open.contains_key(id);
+        let ends = self.open.iter().filter(|(id, (_, lacking))| {
+            !passed_over.contains(*id) && lacking.prev_events.iter().any(|id| !is_open(id))
+        });
+        let mut events: Vec<Arc<Event>> = ends.map(|(_, (event, _))| Arc::clone(event)).collect();
         by_depth(&mut events);
         events.into_iter().next()
     }

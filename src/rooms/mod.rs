@@ -69,6 +69,7 @@ mod told_state;
 mod transactions;
 mod user_rooms;
 mod visibility;
+mod waiting;
 
 pub use acceptance::{Acceptance, AcceptanceHook, AcceptanceHooks, Accepted};
 pub use aliases::{ALIAS_BYTES_MAX, AliasError, ReservedAlias};

@@ -40,7 +40,7 @@ pub(super) enum Judged {
 }
 
 /// What an event names and nobody has brought yet.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Lacking {
     pub prev_events: Vec<OwnedEventId>,
     pub auth_events: Vec<OwnedEventId>,

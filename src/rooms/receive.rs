@@ -190,12 +190,17 @@ impl Rooms {
         Err(ReceiveError::Contended)
     }
 
-    /// Judges what waited for an event that arrived, and what waited for that.
+    /// Judges what waited for an event that arrived, and what waited for that. What the room's policy server
+    /// has to be asked about waits on: nobody is asked here, but when the room's turn comes (`waiting`).
     pub(super) async fn free_waiting(
         &self,
         room: &Arc<Room>,
         event: &Arc<Event>,
     ) -> Result<(), ReceiveError> {
+        let policy = self.find_policy_server(room).await?;
+        let is_open = |event: &Event| {
+            policy.as_ref().is_some_and(|policy| policy.check(event, room.rules).is_err())
+        };
         let mut arrived = vec![Arc::clone(event)];
         let mut freed = 0;
         while let Some(event) = arrived.pop() {
@@ -205,6 +210,9 @@ impl Rooms {
                     continue;
                 };
                 let waiting = Arc::clone(&waiting.event);
+                if is_open(&waiting) {
+                    continue;
+                }
                 match self.take_alone(room, &waiting, Advice::default()).await? {
                     Taking::Done(Verdict::Known) => self.forget_wait(room, nid).await?,
                     Taking::Done(_) => {

@@ -205,6 +205,25 @@ pub async fn list_waiting(
     Ok(rows.into_iter().map(|(nid,)| EventNid(nid)).collect())
 }
 
+/// All events of a room that wait for others, in the order in which they came.
+pub async fn list_all_waiting(db: &Database, room: RoomNid) -> Result<Vec<EventNid>, StorageError> {
+    let sql = "SELECT DISTINCT waiting_nid FROM awaited_events WHERE room_nid = $1
+               ORDER BY waiting_nid";
+    let rows: Vec<(i64,)> = db.fetch_all(sql, &params![room]).await?;
+    Ok(rows.into_iter().map(|(nid,)| EventNid(nid)).collect())
+}
+
+/// The IDs of rooms in which events wait for others.
+pub async fn list_rooms_with_waiting(
+    db: &Database,
+    limit: usize,
+) -> Result<Vec<String>, StorageError> {
+    let sql = "SELECT r.room_id FROM rooms r
+               WHERE r.nid IN (SELECT a.room_nid FROM awaited_events a) LIMIT $1";
+    let rows: Vec<(String,)> = db.fetch_all(sql, &params![limit]).await?;
+    Ok(rows.into_iter().map(|(room_id,)| room_id).collect())
+}
+
 /// The keys of the events of a room that others wait for.
 pub async fn list_awaited(db: &Database, room: RoomNid) -> Result<HashSet<Vec<u8>>, StorageError> {
     let sql = "SELECT DISTINCT event_key FROM awaited_events WHERE room_nid = $1";

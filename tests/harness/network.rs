@@ -57,6 +57,16 @@ impl Network {
         name: &str,
         configure: impl FnOnce(&mut Config),
     ) -> Server {
+        self.start_at(backend, (name, Clock::real()), configure).await
+    }
+
+    /// Starts a server with a clock that the test moves. Keys and certificates want it to begin now.
+    pub async fn start_at(
+        &self,
+        backend: &Backend,
+        (name, clock): (&str, Clock),
+        configure: impl FnOnce(&mut Config),
+    ) -> Server {
         let tls = self.issue(name);
         let ca_file = self.directory.path().join("ca.pem");
         let federation = Listener {
@@ -65,7 +75,7 @@ impl Network {
             apis: vec![Api::Federation],
             ..Listener::default()
         };
-        Server::start_at(backend, Clock::real(), |config| {
+        Server::start_at(backend, clock, |config| {
             config.server.name = name.try_into().unwrap();
             config.listen.push(federation);
             config.federation.allow_private_networks = true;
