@@ -155,7 +155,7 @@ fn apply(rules: &mut Ruleset, change: PushRuleChange) -> Result<(), ChangePushRu
     let not_found = |_| ChangePushRulesError::NotFound;
     match change {
         PushRuleChange::Insert { rule, before, after } => {
-            rules.insert(rule, after.as_deref(), before.as_deref())?;
+            insert(rules, rule, (before.as_deref(), after.as_deref()))?;
             match rules.iter().count() > RULES_MAX {
                 true => Err(ChangePushRulesError::TooMany),
                 false => Ok(()),
@@ -168,6 +168,31 @@ fn apply(rules: &mut Ruleset, change: PushRuleChange) -> Result<(), ChangePushRu
         PushRuleChange::SetActions { kind, rule_id, actions } => {
             rules.set_actions(kind, rule_id, actions).map_err(not_found)
         }
+    }
+}
+
+/// Adds or changes a rule. Ruma counts the place that a rule leaves when it is moved, and panics where there
+/// is no place behind the last one; so what is moved is taken out first.
+fn insert(
+    rules: &mut Ruleset,
+    rule: NewPushRule,
+    (before, after): (Option<&str>, Option<&str>),
+) -> Result<(), ChangePushRulesError> {
+    let (kind, rule_id) = (rule.kind(), rule.rule_id().to_owned());
+    let own_place = Some(rule_id.as_str());
+    if before == own_place || after == own_place {
+        return Err(ChangePushRulesError::InvalidPlace);
+    }
+    let enabled = rules.get(kind.clone(), &rule_id).map(|known| known.enabled());
+    if enabled.is_some() && (before.is_some() || after.is_some()) {
+        rules.remove(kind.clone(), &rule_id)?;
+    }
+    rules.insert(rule, after, before)?;
+    match enabled {
+        Some(enabled) => {
+            rules.set_enabled(kind, &rule_id, enabled).map_err(|_| ChangePushRulesError::NotFound)
+        }
+        None => Ok(()),
     }
 }
 

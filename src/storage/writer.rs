@@ -2,9 +2,9 @@
 //! them. It drains its queue and commits what it finds as one transaction; a batch that fails
 //! is written again job by job, so that one bad row harms nobody else.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
-use futures_util::future::BoxFuture;
+use futures_util::{FutureExt as _, future::BoxFuture};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
@@ -215,7 +215,10 @@ impl WriterTask {
     }
 
     async fn run_body(&mut self, body: TransactionBody) {
-        let Some(end) = body(&mut self.connection, self.state).await else {
+        // A fault in one operation is not the end of all writing: what it has begun is rolled back, and
+        // who waits for it is told.
+        let running = AssertUnwindSafe(body(&mut self.connection, self.state)).catch_unwind();
+        let Some(end) = running.await.unwrap_or(None) else {
             self.reconnect_if_lost().await;
             return;
         };

@@ -248,6 +248,26 @@ both_databases! {
         let order = ids(&alice.get(&format!("{root}/")).await.ok());
         let place = |id: &str| order.iter().position(|known| known == id).unwrap();
         assert_eq!((place(".m.rule.master"), place("one") + 1), (0, place("two")));
+        // Those of rooms have no predefined ones behind them.
+        for name in ["!b:x", "!a:x"] {
+            alice.put(&rule(&format!("room/{name}")), &json!({ "actions": [] })).await.ok();
+        }
+        let switch = rule("room/!a:x/enabled");
+        alice.put(&switch, &json!({ "enabled": false })).await.ok();
+        for (place, expect) in [
+            ("after=!b:x", ["!b:x", "!a:x", "!room:hearth.test"]),
+            ("after=!room:hearth.test", ["!b:x", "!room:hearth.test", "!a:x"]),
+            ("before=!b:x", ["!a:x", "!b:x", "!room:hearth.test"]),
+            ("after=!b:x&before=!room:hearth.test", ["!b:x", "!a:x", "!room:hearth.test"]),
+        ] {
+            let path = rule(&format!("room/!a:x?{place}"));
+            alice.put(&path, &json!({ "actions": ["notify"] })).await.ok();
+            let all = alice.get(&format!("{root}/")).await.ok();
+            let rules = all["global"]["room"].as_array().unwrap();
+            let found: Vec<_> = rules.iter().map(|rule| rule["rule_id"].as_str().unwrap()).collect();
+            assert_eq!(found, expect, "{place}");
+        }
+        assert_eq!(alice.get(&switch).await.ok(), json!({ "enabled": false }));
         let enabled = rule("override/.m.rule.master/enabled");
         assert_eq!(alice.get(&enabled).await.ok(), json!({ "enabled": false }));
         alice.put(&enabled, &json!({ "enabled": true })).await.ok();
@@ -280,6 +300,8 @@ both_databases! {
             ("override/a%2Fb", &body, 400, "M_INVALID_PARAM"),
             ("override/x?before=nothing", &body, 404, "M_NOT_FOUND"),
             ("override/x?before=.m.rule.master", &body, 400, "M_INVALID_PARAM"),
+            ("override/x?after=x", &body, 400, "M_INVALID_PARAM"),
+            ("room/!a:b?before=!a:b", &body, 400, "M_INVALID_PARAM"),
             ("override/x", &json!({}), 400, "M_BAD_JSON"),
             ("override/x", &json!({ "actions": [5] }), 400, "M_BAD_JSON"),
             ("override/x/enabled", &json!({ "enabled": true }), 404, "M_NOT_FOUND"),

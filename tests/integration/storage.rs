@@ -105,6 +105,21 @@ both_databases! {
         assert_eq!(stored.last().unwrap().2, writer.position());
     }
 
+    async fn a_fault_in_one_transaction_ends_no_other(backend: Backend) {
+        let (database, writer) = open(backend).await;
+        let faulty = writer.transact(|tx| {
+            Box::pin(async move {
+                tx.execute("INSERT INTO notes VALUES (1, 'of the faulty one', 1)", &[]).await?;
+                panic!("a fault")
+            })
+        });
+        let answer: Result<(), StorageError> = faulty.await;
+        answer.unwrap_err();
+        writer.commit(note(&INSERT, 1, "a good one")).await.unwrap();
+        let stored: Vec<_> = list(&database).await.into_iter().map(|row| row.1).collect();
+        assert_eq!(stored, ["a good one"]);
+    }
+
     async fn what_builds_upon_a_failed_job_is_refused(backend: Backend) {
         let (database, writer) = open(backend).await;
         writer.commit(note(&INSERT, 1, "first")).await.unwrap();
