@@ -282,8 +282,7 @@ impl Rooms {
         let Some(nid) = self.0.events.find_nid(target).await? else {
             return Ok(None);
         };
-        let event = self.0.events.load_one(room.facts(), nid).await?;
-        Ok((event.room_nid == room.nid).then_some(event))
+        self.load_of_room(room, nid).await
     }
 }
 

@@ -88,7 +88,8 @@ impl Rooms {
         let keys: Vec<_> = targets.keys().cloned().collect();
         let ignored = json_text_rows(reader.ignored.iter().map(|user| user.as_str()));
         let newest = newest_visible(viewer);
-        let rows = storage::relations::aggregate(self.database(), &keys, ignored, newest).await?;
+        let of = (viewer.room().nid, keys.as_slice());
+        let rows = storage::relations::aggregate(self.database(), of, ignored, newest).await?;
         let mut related: HashMap<EventNid, Related> = HashMap::new();
         for row in rows {
             if let Some(target) = targets.get(&row.target_key) {

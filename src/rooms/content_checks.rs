@@ -109,10 +109,10 @@ impl Rooms {
         key: &str,
     ) -> Result<(), ContentError> {
         let target = event_key(target);
+        let of = (room.nid, target.as_slice());
         let by = (request.kind.as_str(), request.sender.as_str());
         let limit = ANNOTATIONS_MAX;
-        let nids =
-            storage::relations::list_annotations(self.database(), &target, by, limit).await?;
+        let nids = storage::relations::list_annotations(self.database(), of, by, limit).await?;
         for event in self.events().load(room.facts(), &nids).await? {
             let content: Value = event.event.content_as().unwrap_or_default();
             if content["m.relates_to"]["key"] == key {

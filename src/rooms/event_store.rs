@@ -258,9 +258,11 @@ pub struct EventStore {
     nids: Arc<Cache<OwnedEventId, EventNid>>,
 }
 
-/// The rules and ID of a room, which reading its events needs.
+/// The rules and ID of a room, which reading its events needs; with those of another room an event would
+/// be misread, and be kept so in memory for all who read it.
 #[derive(Clone, Copy)]
 pub struct RoomFacts<'a> {
+    pub nid: RoomNid,
     pub room_id: &'a RoomId,
     pub rules: &'static RoomRules,
 }
@@ -345,27 +347,38 @@ impl EventStore {
         room: RoomFacts<'_>,
         nids: &[EventNid],
     ) -> Result<Vec<Arc<StoredEvent>>, StorageError> {
-        let mut found: HashMap<EventNid, Arc<StoredEvent>> = HashMap::new();
-        let mut events = Vec::with_capacity(nids.len());
-        let missing: Vec<EventNid> =
-            nids.iter().copied().filter(|nid| self.cache.peek(nid).is_none()).collect();
-        if !missing.is_empty() {
-            for chunk in missing.chunks(LOOKUP_STEP) {
-                let rows = storage::events::list(&self.database, chunk).await?;
-                let read = self.read_rows(room, rows).await?;
-                found.extend(read.into_iter().map(|event| (event.nid, event)));
+        let events = self.load_own(room, nids).await?;
+        match events.len() == nids.len() {
+            true => Ok(events),
+            false => {
+                let reason = format!("events of room {} are missing, or not its own", room.nid.0);
+                Err(StorageError::Damaged(reason))
             }
         }
-        for nid in nids {
-            let event = found.get(nid).cloned().or_else(|| self.cache.get(nid));
-            let event = match event {
-                Some(event) => event,
-                // Evicted since it was looked for.
-                None => self.load_one(room, *nid).await?,
-            };
-            events.push(event);
+    }
+
+    /// As [`EventStore::load`], without those that are of other rooms: what an event names may be anywhere.
+    pub async fn load_own(
+        &self,
+        room: RoomFacts<'_>,
+        nids: &[EventNid],
+    ) -> Result<Vec<Arc<StoredEvent>>, StorageError> {
+        let mut events: Vec<Option<Arc<StoredEvent>>> =
+            nids.iter().map(|nid| self.cache.get(nid)).collect();
+        let missing = nids.iter().zip(&events).filter(|(_, event)| event.is_none());
+        let missing: Vec<EventNid> = missing.map(|(nid, _)| *nid).collect();
+        let mut read: HashMap<EventNid, Arc<StoredEvent>> = HashMap::new();
+        for chunk in missing.chunks(LOOKUP_STEP) {
+            let mut rows = storage::events::list(&self.database, chunk).await?;
+            rows.retain(|row| row.room_nid == room.nid);
+            let chunk = self.read_rows(room, rows).await?;
+            read.extend(chunk.into_iter().map(|event| (event.nid, event)));
         }
-        Ok(events)
+        if !read.is_empty() {
+            let gaps = nids.iter().zip(&mut events).filter(|(_, event)| event.is_none());
+            gaps.for_each(|(nid, event)| *event = read.get(nid).cloned());
+        }
+        Ok(events.into_iter().flatten().filter(|event| event.room_nid == room.nid).collect())
     }
 
     /// Reads events of several rooms into memory at once, as far as there is room for them.
@@ -395,11 +408,7 @@ impl EventStore {
         room: RoomFacts<'_>,
         nid: EventNid,
     ) -> Result<Arc<StoredEvent>, StorageError> {
-        if let Some(event) = self.cache.get(&nid) {
-            return Ok(event);
-        }
-        let rows = storage::events::list(&self.database, &[nid]).await?;
-        let mut events = self.read_rows(room, rows).await?;
+        let mut events = self.load(room, &[nid]).await?;
         events.pop().ok_or_else(|| StorageError::Damaged(format!("event {} is missing", nid.0)))
     }
 

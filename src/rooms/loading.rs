@@ -148,7 +148,8 @@ impl OpenedRow {
     }
 
     fn facts(&self) -> RoomFacts<'_> {
-        RoomFacts { room_id: &self.room_id, rules: self.version.rules() }
+        let (nid, rules) = (self.row.nid, self.version.rules());
+        RoomFacts { nid, room_id: &self.room_id, rules }
     }
 
     /// All that its head stands upon.

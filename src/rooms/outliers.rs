@@ -184,9 +184,8 @@ impl Rooms {
     ) -> Result<Imported, StorageError> {
         let found = self.0.events.find_nids(ids).await?;
         let nids: Vec<_> = found.values().copied().collect();
-        let events = self.0.events.load(room.facts(), &nids).await?;
-        let of_room = events.into_iter().filter(|event| event.room_nid == room.nid);
-        Ok(of_room.map(|event| (event.event.event_id().to_owned(), event)).collect())
+        let events = self.0.events.load_own(room.facts(), &nids).await?.into_iter();
+        Ok(events.map(|event| (event.event.event_id().to_owned(), event)).collect())
     }
 
     /// The state that these events make up, as changes of the closest of `bases`, with its row.

@@ -113,7 +113,8 @@ impl Rooms {
         let mut all: HashSet<Vec<u8>> = level.iter().cloned().collect();
         for _ in 1..RECURSION_DEPTH_MAX {
             let limit = RECURSION_EVENTS_MAX;
-            let rows = relations::list_of_targets(self.database(), &level, limit).await?;
+            let of = (viewer.room().nid, level.as_slice());
+            let rows = relations::list_of_targets(self.database(), of, limit).await?;
             let nids: Vec<EventNid> = rows.iter().map(|row| row.event).collect();
             let events = self.events().load(viewer.room().facts(), &nids).await?;
             let keys = events.iter().map(|event| event_key(event.event.event_id()));

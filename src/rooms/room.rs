@@ -167,7 +167,7 @@ impl Room {
     }
 
     pub fn facts(&self) -> RoomFacts<'_> {
-        RoomFacts { room_id: &self.room_id, rules: self.rules }
+        RoomFacts { nid: self.nid, room_id: &self.room_id, rules: self.rules }
     }
 
     /// Where the room stands as far as it is committed.

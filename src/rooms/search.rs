@@ -210,7 +210,7 @@ impl Search<'_> {
         let mut fitting: HashMap<EventNid, SearchHit> = HashMap::new();
         for (room, nids) in by_room {
             let Some(room) = self.rooms.get(&room).cloned() else { continue };
-            let events = self.index.rooms.events().load(room.facts(), &nids).await?;
+            let events = self.index.rooms.events().load_own(room.facts(), &nids).await?;
             let viewer = self.viewer(&room).await?;
             let edits = self.load_edits(&viewer, &events).await?;
             for event in events {
@@ -262,7 +262,8 @@ impl Search<'_> {
         let newest = EventNid(i64::MAX);
         let database = self.index.rooms.database();
         let nobody = "[]".to_owned();
-        let rows = storage::relations::aggregate(database, &keys, nobody, newest).await?;
+        let of = (viewer.room().nid, keys.as_slice());
+        let rows = storage::relations::aggregate(database, of, nobody, newest).await?;
         let mut edits = HashMap::new();
         for row in rows {
             let Some(target) = targets.get(&row.target_key) else { continue };

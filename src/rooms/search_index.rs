@@ -179,10 +179,10 @@ impl SearchIndex {
         // The words of an edit belong to the message that it edits.
         let (nid, texts) = match relation_of(event) {
             Some((rel_type, target)) if rel_type == "m.replace" => {
-                let Some(target) = self.rooms.events().find_nid(&target).await? else {
+                let Some(target) = self.rooms.find_any_event(room, &target).await? else {
                     return Ok(());
                 };
-                (target, list_texts(event, &content["m.new_content"]))
+                (target.nid, list_texts(event, &content["m.new_content"]))
             }
             _ => (stored.nid, list_texts(event, &content)),
         };

@@ -74,11 +74,11 @@ impl Rooms {
             }
             None => return Ok(None),
         };
-        let event = engine.events.load_one(room.facts(), nid).await?;
+        let event = self.load_of_room(room, nid).await?;
         // The hash has 62 bits: what the event itself says decides.
-        let same = event.sent_by.as_deref() == Some(&*sent_by.to_bytes())
-            && event.event.sender() == sent_by.user_id
-            && event.room_nid == room.nid;
-        Ok(same.then_some(event))
+        Ok(event.filter(|event| {
+            event.sent_by.as_deref() == Some(&*sent_by.to_bytes())
+                && event.event.sender() == sent_by.user_id
+        }))
     }
 }

@@ -73,11 +73,14 @@ impl Rooms {
     ) -> Result<Vec<EventNid>, StorageError> {
         let mut chain = Vec::new();
         let mut seen: HashSet<EventNid> = HashSet::new();
-        let mut level = events.to_vec();
+        let (mut level, mut is_behind) = (events.to_vec(), false);
         while !level.is_empty() && chain.len() < AUTH_CHAIN_EVENTS_MAX {
             let mut named: HashSet<OwnedEventId> = HashSet::new();
             for step in level.chunks(STATE_CHUNK) {
-                for event in self.0.events.load(room.facts(), step).await? {
+                for event in self.0.events.load_own(room.facts(), step).await? {
+                    if is_behind {
+                        chain.push(event.nid);
+                    }
                     for id in event.event.auth_events() {
                         // Most name the same few.
                         if !named.contains(id) {
@@ -88,7 +91,7 @@ impl Rooms {
             }
             let found = self.0.events.find_nids(named.iter().map(|id| &**id)).await?;
             level = found.into_values().filter(|nid| seen.insert(*nid)).collect();
-            chain.extend(&level);
+            is_behind = true;
         }
         chain.truncate(AUTH_CHAIN_EVENTS_MAX);
         Ok(chain)

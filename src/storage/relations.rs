@@ -61,18 +61,19 @@ pub struct RelationRow {
     pub sender: String,
 }
 
-/// What points at these events, oldest first, at most `limit` rows.
+/// What points at these events of a room, oldest first, at most `limit` rows.
 pub async fn list_of_targets(
     db: &Database,
-    targets: &[Vec<u8>],
+    (room, targets): (RoomNid, &[Vec<u8>]),
     limit: usize,
 ) -> Result<Vec<RelationRow>, StorageError> {
     let list = hex_rows(targets);
     let sql = "SELECT target_key, event_nid, rel_type, kind, sender FROM relations
                WHERE target_key IN (SELECT unhex(value->>0) FROM json_each($1))
-               ORDER BY event_nid LIMIT $2";
+                   AND room_nid = $2
+               ORDER BY event_nid LIMIT $3";
     let rows: Vec<(Vec<u8>, i64, String, String, String)> =
-        db.fetch_all(sql, &params![list, limit]).await?;
+        db.fetch_all(sql, &params![list, room, limit]).await?;
     let row = |(target_key, event, rel_type, kind, sender)| RelationRow {
         target_key,
         event: EventNid(event),
@@ -100,10 +101,11 @@ pub struct Aggregate {
 }
 
 /// Sums up threads by sender, the edits that hold by sender, and lists references, leaving out
-/// what `ignored` users sent (JSON of `json_text_rows`) and what is newer than `newest`.
+/// what `ignored` users sent (JSON of `json_text_rows`) and what is newer than `newest`. Only events
+/// of the targets' room count: anybody can point there from a room of their own.
 pub async fn aggregate(
     db: &Database,
-    targets: &[Vec<u8>],
+    (room, targets): (RoomNid, &[Vec<u8>]),
     ignored: String,
     newest: EventNid,
 ) -> Result<Vec<Aggregate>, StorageError> {
@@ -111,7 +113,7 @@ pub async fn aggregate(
                    e.event_key
                FROM relations r JOIN events e ON e.nid = r.event_nid
                WHERE r.target_key IN (SELECT unhex(value->>0) FROM json_each($1))
-                   AND r.rel_type = 'm.reference' AND r.event_nid <= $3
+                   AND r.rel_type = 'm.reference' AND r.event_nid <= $3 AND r.room_nid = $4
                    AND r.sender NOT IN (SELECT value->>0 FROM json_each($2))
                UNION ALL
                SELECT target_key, rel_type, kind, sender, CAST(1 AS BIGINT), event_nid, NULL
@@ -121,18 +123,19 @@ pub async fn aggregate(
                      FROM relations r JOIN events e ON e.nid = r.event_nid
                      WHERE r.target_key IN (SELECT unhex(value->>0) FROM json_each($1))
                          AND r.rel_type = 'm.replace' AND r.event_nid <= $3
+                         AND r.room_nid = $4
                          AND r.sender NOT IN (SELECT value->>0 FROM json_each($2))) AS edits
                WHERE place = 1
                UNION ALL
                SELECT target_key, rel_type, 'any', sender, count(*), max(event_nid), NULL
                FROM relations
                WHERE target_key IN (SELECT unhex(value->>0) FROM json_each($1))
-                   AND rel_type = 'm.thread' AND event_nid <= $3
+                   AND rel_type = 'm.thread' AND event_nid <= $3 AND room_nid = $4
                    AND sender NOT IN (SELECT value->>0 FROM json_each($2))
                GROUP BY target_key, rel_type, sender
                ORDER BY 6";
     type Columns = (Vec<u8>, String, String, String, i64, i64, Option<Vec<u8>>);
-    let params = params![hex_rows(targets), ignored, newest];
+    let params = params![hex_rows(targets), ignored, newest, room];
     let rows: Vec<Columns> = db.fetch_all(sql, &params).await?;
     let row = |(target_key, rel_type, kind, sender, count, event, event_key)| Aggregate {
         target_key,
@@ -221,32 +224,20 @@ pub async fn list_threads(
     Ok(rows.into_iter().map(row).collect())
 }
 
-/// The latest annotations of a target that are of one type and sender.
+/// The latest annotations of an event of a room that are of one type and sender.
 pub async fn list_annotations(
     db: &Database,
-    target_key: &[u8],
+    (room, target_key): (RoomNid, &[u8]),
     (kind, sender): (&str, &str),
     limit: usize,
 ) -> Result<Vec<EventNid>, StorageError> {
     let sql = "SELECT event_nid FROM relations
                WHERE target_key = $1 AND rel_type = 'm.annotation' AND kind = $2 AND sender = $3
-               ORDER BY event_nid DESC LIMIT $4";
-    let rows: Vec<(i64,)> = db.fetch_all(sql, &params![target_key, kind, sender, limit]).await?;
+                   AND room_nid = $4
+               ORDER BY event_nid DESC LIMIT $5";
+    let params = params![target_key, kind, sender, room, limit];
+    let rows: Vec<(i64,)> = db.fetch_all(sql, &params).await?;
     Ok(rows.into_iter().map(|(nid,)| EventNid(nid)).collect())
-}
-
-/// Whether the user sent something with this relation to the event.
-pub async fn has_related(
-    db: &Database,
-    target_key: &[u8],
-    rel_type: &str,
-    sender: &str,
-) -> Result<bool, StorageError> {
-    let sql = "SELECT 1 FROM relations WHERE target_key = $1 AND rel_type = $2 AND sender = $3
-               LIMIT 1";
-    let row: Option<(i32,)> =
-        db.fetch_optional(sql, &params![target_key, rel_type, sender]).await?;
-    Ok(row.is_some())
 }
 
 /// A list of keys as the JSON that `json_each($1)` with `unhex(value->>0)` reads.

@@ -397,4 +397,66 @@ both_databases! {
         alice.put(&format!("{path}/r2"), &react).await.error(400, "M_DUPLICATE_ANNOTATION");
         bob.put(&format!("{path}/r3"), &react).await.ok();
     }
+
+    async fn time_leads_to_what_may_be_seen_however_much_lies_before_it(backend: Backend) {
+        let server = Server::start(backend).await;
+        let alice = server.register("alice").await;
+        let bob = server.register("bob").await;
+        let hidden = json!({
+            "type": "m.room.history_visibility", "content": { "history_visibility": "joined" },
+        });
+        let body = json!({ "preset": "public_chat", "initial_state": [hidden] });
+        let room = create_room(&alice, body).await;
+        let first = say(&alice, &room, "before").await;
+        for number in 0..250 {
+            say(&alice, &room, &format!("before {number}")).await;
+        }
+        join(&bob, &room).await.ok();
+        let event = alice.get(&format!("{V3}/rooms/{room}/event/{first}")).await.ok();
+        let ts = event["origin_server_ts"].as_i64().unwrap();
+        let path = format!("{V1}/rooms/{room}/timestamp_to_event");
+        let find = async |ts: i64, dir: &str| {
+            let found = bob.get(&format!("{path}?ts={ts}&dir={dir}")).await.ok();
+            let id = found["event_id"].as_str().unwrap();
+            bob.get(&format!("{V3}/rooms/{room}/event/{id}")).await.ok()
+        };
+        let joined = find(ts + 1, "f").await;
+        assert_eq!(joined["state_key"], bob.user_id.as_str(), "{joined}");
+        assert_eq!(find(i64::MAX, "b").await["event_id"], joined["event_id"]);
+        // What came before the room hid its history may be seen.
+        let shown = find(joined["origin_server_ts"].as_i64().unwrap() - 1, "b").await;
+        assert_ne!(shown["type"], "m.room.message", "{shown}");
+        for (ts, dir) in [(i64::MIN, "b"), (i64::MAX, "f")] {
+            bob.get(&format!("{path}?ts={ts}&dir={dir}")).await.error(404, "M_NOT_FOUND");
+        }
+        for (query, errcode) in [
+            ("dir=f", "M_MISSING_PARAM"),
+            ("ts=0", "M_MISSING_PARAM"),
+            ("ts=soon&dir=f", "M_INVALID_PARAM"),
+            ("ts=0&dir=up", "M_INVALID_PARAM"),
+        ] {
+            bob.get(&format!("{path}?{query}")).await.error(400, errcode);
+        }
+    }
+
+    async fn naming_an_event_of_another_room_does_nothing_to_it(backend: Backend) {
+        let server = Server::start(backend).await;
+        let alice = server.register("alice").await;
+        let mallory = server.register("mallory").await;
+        let room = create_room(&alice, json!({})).await;
+        let said = say(&alice, &room, "mine").await;
+        for version in ["1", "11"] {
+            let own = create_room(&mallory, json!({ "room_version": version })).await;
+            // What is read first for one room is not taken for an event of that room.
+            let (server, mallory) = (&server, &mallory);
+            server.app.rooms.events().forget_all();
+            let path = format!("{V3}/rooms/{own}/redact/{said}/{version}");
+            mallory.put(&path, &json!({})).await.ok();
+            let receipt = format!("{V3}/rooms/{own}/receipt/m.read/{said}");
+            mallory.post(&receipt, &json!({})).await.error(404, "M_NOT_FOUND");
+            let event = alice.get(&format!("{V3}/rooms/{room}/event/{said}")).await.ok();
+            let seen = (&event["room_id"], &event["content"]["body"]);
+            assert_eq!(seen, (&json!(room), &json!("mine")), "{event}");
+        }
+    }
 }

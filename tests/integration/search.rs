@@ -242,4 +242,19 @@ both_databases! {
         let filtered = json!({ "search_term": "needle", "filter": { "rooms": [two] } });
         assert_eq!(bodies(&search(&alice, filtered).await), ["a needle"]);
     }
+
+    async fn an_edit_in_another_room_finds_nothing_of_this_one(backend: Backend) {
+        let server = Server::start(backend).await;
+        let (alice, mallory) = (server.register("alice").await, server.register("mallory").await);
+        let room = create_room(&alice, json!({})).await;
+        let secret = say(&alice, &room, text("the secret needle")).await;
+        let own = create_room(&mallory, json!({})).await;
+        let edit = json!({
+            "msgtype": "m.text", "body": "* needle", "m.new_content": text("the secret needle"),
+            "m.relates_to": { "rel_type": "m.replace", "event_id": secret },
+        });
+        say(&mallory, &own, edit).await;
+        assert_eq!(find(&mallory, "needle").await, [""; 0]);
+        assert_eq!(find(&alice, "needle").await, ["the secret needle"]);
+    }
 }
