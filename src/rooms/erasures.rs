@@ -87,7 +87,8 @@ impl Viewer {
         Ok(false)
     }
 
-    fn erase(&self, stored: &StoredEvent) -> StoredEvent {
+    /// The event as if it were redacted, which for others it is not.
+    pub(super) fn erase(&self, stored: &StoredEvent) -> StoredEvent {
         StoredEvent::new(NewStoredEvent {
             nid: stored.nid,
             room_nid: stored.room_nid,

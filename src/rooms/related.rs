@@ -126,7 +126,8 @@ impl Rooms {
         Ok(all.into_iter().collect())
     }
 
-    /// The roots of threads that the reader may see.
+    /// The roots of threads that the reader may see; those of ignored users redacted ("this is to simulate
+    /// the same behaviour of a client doing aggregation locally on the thread").
     pub async fn list_threads(
         &self,
         viewer: &Viewer,
@@ -148,7 +149,10 @@ impl Rooms {
             {
                 let participated = thread.participated || root.event.sender() == reader.user_id;
                 if participated || !request.participated_only {
-                    page.roots.push(root);
+                    page.roots.push(match reader.takes(&root) {
+                        true => root,
+                        false => Arc::new(viewer.erase(&root)),
+                    });
                 }
             }
             let is_last = at + 1 == count;
