@@ -61,6 +61,21 @@ struct Walk<'a> {
 
 type Result<T> = std::result::Result<T, MembershipError>;
 
+/// A room that this server is not in, as one of these servers describes it; None when none does, or when
+/// the user may not know of it.
+pub async fn find_room_elsewhere(
+    (rooms, federation): (&Rooms, &Federation),
+    room_id: &RoomId,
+    servers: &[OwnedServerName],
+    user: &UserId,
+) -> Result<Option<Map<String, Value>>> {
+    let Some(space) = federation.find_remote_space(room_id, servers, false).await else {
+        return Ok(None);
+    };
+    let may_know = may_know(rooms, user, room_id, &space.room).await?;
+    Ok(may_know.then(|| space.room.clone()))
+}
+
 /// The rooms of the tree below a room that the user may know of, depth first; and whether there are more.
 pub async fn walk_tree(
     (rooms, federation): (&Rooms, &Federation),
@@ -138,7 +153,7 @@ impl Walk<'_> {
             }
         }
         let Some(mut room) = room else { return Ok(None) };
-        if !self.may_know(&step.room_id, &room).await? {
+        if !may_know(self.rooms, self.user, &step.room_id, &room).await? {
             return Ok(None);
         }
         let children = room.entry("children_state").or_insert_with(|| Vec::<Value>::new().into());
@@ -170,32 +185,37 @@ impl Walk<'_> {
         }
         self.stack.extend(steps.into_iter().rev());
     }
+}
 
-    /// Whether the user may know of a room that this server is not in: "the requesting user already has
-    /// permission to join", or the room can be knocked on or read by everybody.
-    async fn may_know(&self, room_id: &RoomId, room: &Map<String, Value>) -> Result<bool> {
-        if room.get("world_readable") == Some(&Value::Bool(true)) {
-            return Ok(true);
-        }
-        let rule = room.get("join_rule").and_then(Value::as_str).unwrap_or("public");
-        if matches!(rule, "public" | "knock" | "knock_restricted") {
-            return Ok(true);
-        }
-        let places = self.rooms.rooms_of(self.user).await?;
-        if let Some(known) = self.rooms.find(room_id).await? {
-            let place = places.find(known.nid);
-            if place.is_some_and(|place| place.membership == Membership::Invite) {
-                return Ok(true);
-            }
-        }
-        let allowed = room.get("allowed_room_ids").and_then(Value::as_array).into_iter().flatten();
-        for id in allowed.filter_map(|id| RoomId::parse(id.as_str()?).ok()) {
-            if let Some(allowed) = self.rooms.find(&id).await?
-                && places.find(allowed.nid).is_some_and(|place| place.is_joined())
-            {
-                return Ok(rule == "restricted");
-            }
-        }
-        Ok(false)
+/// Whether the user may know of a room that this server is not in: "the requesting user already has
+/// permission to join", or the room can be knocked on or read by everybody.
+async fn may_know(
+    rooms: &Rooms,
+    user: &UserId,
+    room_id: &RoomId,
+    room: &Map<String, Value>,
+) -> Result<bool> {
+    if room.get("world_readable") == Some(&Value::Bool(true)) {
+        return Ok(true);
     }
+    let rule = room.get("join_rule").and_then(Value::as_str).unwrap_or("public");
+    if matches!(rule, "public" | "knock" | "knock_restricted") {
+        return Ok(true);
+    }
+    let places = rooms.rooms_of(user).await?;
+    if let Some(known) = rooms.find(room_id).await? {
+        let place = places.find(known.nid);
+        if place.is_some_and(|place| place.membership == Membership::Invite) {
+            return Ok(true);
+        }
+    }
+    let allowed = room.get("allowed_room_ids").and_then(Value::as_array).into_iter().flatten();
+    for id in allowed.filter_map(|id| RoomId::parse(id.as_str()?).ok()) {
+        if let Some(allowed) = rooms.find(&id).await?
+            && places.find(allowed.nid).is_some_and(|place| place.is_joined())
+        {
+            return Ok(rule == "restricted");
+        }
+    }
+    Ok(false)
 }

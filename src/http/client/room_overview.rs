@@ -1,7 +1,7 @@
 //! Rooms as people see them before they enter: summaries, the tree below a space, rooms shared with
 //! somebody (client-server API, "Room Summaries", "Spaces", "Mutual rooms").
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use axum::extract::State;
 use serde::Deserialize;
@@ -10,18 +10,23 @@ use serde_json::{Map, Value, json};
 use super::{
     room_aliases::summary_json,
     room_paths::{find_named_room, find_room, parse_user_id, unknown_room},
+    rooms_membership::{ViaQuery, locate},
 };
 use crate::{
+    accounts::sessions::Session,
     http::{
         auth::{OptionalSession, UserSession},
         error::{MatrixError, MatrixResult},
         json::{Json, Path, Query},
         rate_limit::Action,
-        state::AppState,
+        state::{App, AppState},
     },
     protocol::membership::Membership,
-    rooms::Overview,
-    workflows::space_tree::{DEPTH_MAX, TreeRequest, TreeRoom, walk_tree},
+    rooms::{Overview, Room},
+    workflows::{
+        room_place::RoomPlace,
+        space_tree::{DEPTH_MAX, TreeRequest, TreeRoom, find_room_elsewhere, walk_tree},
+    },
 };
 
 /// Rooms of a tree on one page: by default, and at most.
@@ -47,13 +52,21 @@ pub struct MutualRoomsQuery {
     from: Option<String>,
 }
 
-/// `GET /room_summary/{roomIdOrAlias}`
+/// `GET /room_summary/{roomIdOrAlias}`. For those who are logged in other servers are asked about rooms
+/// that this one is not in.
 pub async fn get_summary(
     State(app): State<AppState>,
     OptionalSession(session): OptionalSession,
     Path(name): Path<String>,
+    Query(via): Query<ViaQuery>,
 ) -> MatrixResult<Json<Value>> {
-    let room = find_named_room(&app, &name).await?;
+    let room = match &session {
+        Some(session) => match find_summary(&app, session, &name, via).await? {
+            Found::Here(room) => room,
+            Found::Elsewhere(told) => return Ok(Json(told)),
+        },
+        None => find_named_room(&app, &name).await?,
+    };
     let user = session.as_ref().map(|session| &*session.user_id);
     let overview = app.rooms.find_overview(&room, user).await?.ok_or_else(unknown_room)?;
     let mut json = overview_json(&overview);
@@ -136,6 +149,42 @@ pub async fn get_mutual_rooms(
         answer["next_batch"] = last.as_str().into();
     }
     Ok(Json(answer))
+}
+
+/// Where a room is, and what is told of one that is elsewhere.
+enum Found {
+    Here(Arc<Room>),
+    Elsewhere(Value),
+}
+
+/// A room that is elsewhere and that nobody there describes may be known from before.
+async fn find_summary(
+    app: &App,
+    session: &Session,
+    name: &str,
+    via: ViaQuery,
+) -> MatrixResult<Found> {
+    let (room_id, servers) = match locate(app, session, name, via).await? {
+        RoomPlace::Here(room) => return Ok(Found::Here(room)),
+        RoomPlace::Elsewhere { room_id, servers } => (room_id, servers),
+    };
+    app.rate_limits.take(Action::Search, session, app.clock.now_ms())?;
+    let (parts, user) = ((&app.rooms, &app.federation), &session.user_id);
+    let known = app.rooms.find(&room_id).await?;
+    let Some(told) = find_room_elsewhere(parts, &room_id, &servers, user).await? else {
+        return known.map(Found::Here).ok_or_else(unknown_room);
+    };
+    let place = match known {
+        Some(known) => app.rooms.rooms_of(user).await?.find(known.nid),
+        None => None,
+    };
+    let membership = place.map_or(Membership::Leave, |place| place.membership);
+    let mut json = told_room_json(&told);
+    if let Value::Object(json) = &mut json {
+        json.remove("children_state");
+        json.insert("membership".to_owned(), membership.as_str().into());
+    }
+    Ok(Found::Elsewhere(json))
 }
 
 fn overview_json(overview: &Overview) -> Map<String, Value> {

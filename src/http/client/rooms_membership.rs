@@ -252,8 +252,8 @@ pub async fn change_by_state(
     Ok(event)
 }
 
-/// Finds the room that a user wants to enter, wherever it is.
-async fn locate(
+/// Finds the room that a user wants to enter or to know of, wherever it is.
+pub async fn locate(
     app: &App,
     session: &Session,
     name: &str,
