@@ -75,12 +75,25 @@ impl RateLimits {
         self.take_of_user(action, &session.user_id, now_ms)
     }
 
-    /// Takes a token of a user, who need not be logged in (wrong passwords).
+    /// Takes a token of a user, who need not be logged in (wrong passwords, invitations from elsewhere).
     pub fn take_of_user(&self, action: Action, user: &UserId, now_ms: u64) -> MatrixResult<()> {
         match self.limit(action) {
             Some(limit) => self.take_from((action, Party::User(user.to_owned())), limit, now_ms),
             None => Ok(()),
         }
+    }
+
+    /// Takes a token of the user to whom somebody does something; who is exempt is so here as well.
+    pub fn take_of_target(
+        &self,
+        action: Action,
+        (session, target): (&Session, &UserId),
+        now_ms: u64,
+    ) -> MatrixResult<()> {
+        if !session.is_rate_limited() {
+            return Ok(());
+        }
+        self.take_of_user(action, target, now_ms)
     }
 
     /// Takes a token of an address.

@@ -125,6 +125,11 @@ both_databases! {
                 400, "M_INVALID_ROOM_STATE"),
             (json!({ "initial_state": [{ "type": "m.x", "content": { "f": 1.5 } }] }),
                 400, "M_BAD_JSON"),
+            (json!({ "initial_state": [{ "type": "m.room.member", "state_key": "@bob:hearth.test",
+                "content": { "membership": "invite" } }] }),
+                400, "M_BAD_JSON"),
+            (json!({ "initial_state": vec![json!({ "type": "m.x", "content": {} }); 5001] }),
+                400, "M_INVALID_PARAM"),
             (json!({ "topic": "x".repeat(70_000) }), 413, "M_TOO_LARGE"),
         ] {
             let answer = alice.post(&format!("{V3}/createRoom"), &body).await;

@@ -23,7 +23,7 @@ use crate::{
     },
     protocol::{membership::Membership, room_version::RoomVersion},
     rooms::{
-        AliasError, DirectoryVisibility, InitialState, MemberChange, NewRoom, Preset,
+        AliasError, DirectoryVisibility, InitialState, MEMBER, MemberChange, NewRoom, Preset,
         ReservedAlias, Room,
     },
     workflows::{
@@ -31,6 +31,9 @@ use crate::{
         member_content::{blocks_invites, load_member_content},
     },
 };
+
+/// State events that a client gives a new room: all are made and signed in one go.
+const INITIAL_STATE_MAX: usize = 5000;
 
 /// What a client asks for.
 #[derive(Debug, Default, Deserialize)]
@@ -66,8 +69,9 @@ pub async fn create_room(
     for invite in &body.invite_3pid {
         app.identity_servers.check_trusted(&invite.access.id_server)?;
     }
+    check_initial_state(&app, &body.initial_state)?;
     let version = find_version(&app, body.room_version.as_deref())?;
-    let invites = load_invites(&app, &session.user_id, &body).await?;
+    let invites = load_invites(&app, &session, &body).await?;
     let alias = match &body.room_alias_name {
         Some(name) => {
             require_permission(&app, &session, app.config.rooms.alias_permission)?;
@@ -97,6 +101,20 @@ pub async fn create_room(
         invite_addresses(&app, &session, &room, (&addresses, is_direct)).await;
     }
     Ok(Json(json!({ "room_id": room.room_id })))
+}
+
+/// Whom to invite is said by `invite`, where it is asked whether they would have it.
+fn check_initial_state(app: &App, state: &[InitialState]) -> MatrixResult<()> {
+    if state.len() > app.config.rooms.state_events_max.min(INITIAL_STATE_MAX) {
+        return Err(MatrixError::invalid_param("This is too much state to begin with."));
+    }
+    let invites = |one: &InitialState| {
+        one.kind == MEMBER && one.content.get("membership").is_some_and(|text| text == "invite")
+    };
+    match state.iter().any(invites) {
+        true => Err(MatrixError::bad_json("Invitations belong in `invite`, not `initial_state`.")),
+        false => Ok(()),
+    }
 }
 
 /// Invites those of other servers, whose servers have to agree. The room is there in any case.
@@ -186,12 +204,13 @@ async fn reserve_alias(
 /// Whom to invite, each once, with what their member events will say.
 async fn load_invites(
     app: &App,
-    creator: &OwnedUserId,
+    session: &UserSession,
     body: &CreateRoomBody,
 ) -> MatrixResult<Vec<(OwnedUserId, Map<String, Value>)>> {
     if body.invite.len() + body.invite_3pid.len() > app.config.rooms.creation_invites_max {
         return Err(MatrixError::invalid_param("This is too many people to invite at once."));
     }
+    let creator = &session.user_id;
     let mut invites: Vec<(OwnedUserId, Map<String, Value>)> = Vec::new();
     for user_id in &body.invite {
         let user_id = parse_user_id(user_id)?;
@@ -202,7 +221,8 @@ async fn load_invites(
         if blocks_invites(&app.accounts, &user_id, creator).await? {
             return Err(invite_blocked());
         }
-        app.rate_limits.take_of_user(Action::InviteOfUser, &user_id, app.clock.now_ms())?;
+        let party = (&**session, &*user_id);
+        app.rate_limits.take_of_target(Action::InviteOfUser, party, app.clock.now_ms())?;
         let mut content = load_member_content(&app.accounts, &user_id, None).await?;
         if body.is_direct {
             content.insert("is_direct".to_owned(), true.into());

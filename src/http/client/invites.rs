@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::{
     appservice::ensure_user,
     room_paths::{await_target, find_room, parse_user_id},
+    rooms_membership::refuse_blocked_room,
 };
 use crate::{
     accounts::sessions::Session,
@@ -91,12 +92,14 @@ pub async fn invite_checked(
 ) -> MatrixResult<()> {
     ensure_user(app, &target).await?;
     await_target(app, room, &target).await?;
+    refuse_blocked_room(app, session, &room.room_id)?;
     refuse_blocked_invite(app, session, room, &target).await?;
     if session.is_shadow_banned {
         return Ok(());
     }
     // However many accounts invite one user, they shall not be flooded.
-    app.rate_limits.take_of_user(Action::InviteOfUser, &target, app.clock.now_ms())?;
+    let party = (session, &*target);
+    app.rate_limits.take_of_target(Action::InviteOfUser, party, app.clock.now_ms())?;
     let mut content = load_member_content(&app.accounts, &target, reason).await?;
     if is_direct {
         content.insert("is_direct".to_owned(), true.into());

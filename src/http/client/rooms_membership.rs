@@ -229,9 +229,10 @@ pub async fn change_by_state(
         ensure_user(app, &target).await?;
         refuse_blocked_invite(app, session, room, &target).await?;
         app.rate_limits.take(Action::Invite, session, app.clock.now_ms())?;
-        app.rate_limits.take_of_user(Action::InviteOfUser, &target, app.clock.now_ms())?;
+        let party = (&**session, &*target);
+        app.rate_limits.take_of_target(Action::InviteOfUser, party, app.clock.now_ms())?;
     }
-    if matches!(membership, Membership::Join | Membership::Knock) {
+    if matches!(membership, Membership::Join | Membership::Knock | Membership::Invite) {
         refuse_blocked_room(app, session, &room.room_id)?;
     }
     // As with the endpoints of their own, name and picture are added unless the client says so.
@@ -351,7 +352,7 @@ async fn moderate(
 }
 
 /// 403 for a room that an administrator has closed; administrators themselves may enter.
-fn refuse_blocked_room(app: &App, session: &Session, room_id: &RoomId) -> MatrixResult<()> {
+pub fn refuse_blocked_room(app: &App, session: &Session, room_id: &RoomId) -> MatrixResult<()> {
     match app.rooms.find_closer(room_id) {
         Some(_) if !session.is_admin => {
             Err(MatrixError::forbidden("This room has been blocked on this server."))

@@ -12,6 +12,7 @@ use crate::{
         auth::{SignedBody, SignedText},
         error::{MatrixError, MatrixResult},
         json::{Path, RawJson, parse_json},
+        rate_limit::Action,
         state::{App, AppState},
     },
     protocol::room_version::RoomVersion,
@@ -76,6 +77,10 @@ async fn take(
     if blocks_invites(&app.accounts, &target, &inviter).await? {
         return Err(HandshakeError::InviteBlocked.into());
     }
+    if app.rooms.find_closer(place.0).is_some() {
+        return Err(MatrixError::forbidden("This room has been blocked on this server."));
+    }
+    app.rate_limits.take_of_user(Action::InviteOfUser, &target, app.clock.now_ms())?;
     let signed = app.federation.take_invite(origin, place, invite).await?;
     Ok(signed.json().to_owned())
 }
