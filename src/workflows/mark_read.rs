@@ -55,13 +55,14 @@ struct Found {
     receipts: Vec<(ReceiptKind, Arc<StoredEvent>)>,
 }
 
-/// Moves the markers ahead; those that are as far already stay. Returns when that is durable.
+/// Moves the markers ahead; those that are as far already stay. Returns when that is durable, and whether
+/// a receipt moved of which others learn.
 pub async fn mark_read(
     parts: Parts<'_>,
     room: &Arc<Room>,
     user: &UserId,
     markers: ReadMarkers,
-) -> Result<(), MarkReadError> {
+) -> Result<bool, MarkReadError> {
     let user_rooms = parts.rooms.rooms_of(user).await?;
     let place = user_rooms.find(room.nid);
     if !place.is_some_and(|place| place.is_joined()) {
@@ -70,7 +71,7 @@ pub async fn mark_read(
     let found = find_events(parts, room, user, &markers).await?;
     let receipts = parts.ephemeral.receipts.of_room(room).await?;
     let permit = parts.rooms.writer().reserve().await?;
-    let ticket = {
+    let (ticket, has_public) = {
         let order = receipts.lock_order();
         let mut tx = WriteTx::new();
         let mut has_public = false;
@@ -97,13 +98,13 @@ pub async fn mark_read(
             has_changed = true;
         }
         if !has_changed {
-            return Ok(());
+            return Ok(false);
         }
         announce(parts.rooms, has_public.then(|| Arc::clone(room)), user.to_owned(), &mut tx);
-        permit.submit(tx)
+        (permit.submit(tx), has_public)
     };
     ticket.committed().await?;
-    Ok(())
+    Ok(has_public)
 }
 
 /// Tells syncs of the change: everybody's in the room, or the user's own.

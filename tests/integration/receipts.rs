@@ -7,7 +7,8 @@ use crate::{
     conversation::{
         ephemeral, make_room, next_batch, read, receipt, register, reply, say, sync, wait_for,
     },
-    harness::{Client, Server},
+    harness::{Client, Server, to_response},
+    hostile_peers::Siege,
 };
 
 /// The receipts of a kind for an event, as a sync from the beginning has them.
@@ -137,5 +138,31 @@ both_databases! {
         bob.post(&path, &json!({ "m.fully_read": "$unknown" })).await.error(404, "M_NOT_FOUND");
         bob.post(&path, &json!({ "m.fully_read": 7 })).await.error(400, "M_BAD_JSON");
         server.stop().await;
+    }
+
+    async fn other_servers_hear_of_receipts_that_moved_only(backend: Backend) {
+        let siege = Siege::begin(backend).await;
+        let (alice, room) = (&siege.alice, siege.room.room_id.as_str());
+        let (first, second) = (say(alice, room, "1").await, say(alice, room, "2").await);
+        let (heard, mut hearing) = tokio::sync::mpsc::unbounded_channel();
+        siege.peer.reply("/_matrix/federation/v1/send/", move |_, body| {
+            let body: Value = serde_json::from_slice(body).unwrap();
+            // The test may be over.
+            let _ = heard.send(body["edus"].to_string());
+            to_response(&json!({ "pdus": {} }))
+        });
+        read(alice, room, &second).await;
+        while !hearing.recv().await.unwrap().contains(&second) {}
+        read(alice, room, &first).await;
+        let path = format!("/_matrix/client/v3/rooms/{room}/typing/{}", alice.user_id);
+        alice.put(&path, &json!({ "typing": true, "timeout": 30_000 })).await.ok();
+        loop {
+            let edus = hearing.recv().await.unwrap();
+            assert!(!edus.contains(&first), "{edus}");
+            if edus.contains("m.typing") {
+                break;
+            }
+        }
+        siege.server.stop().await;
     }
 }

@@ -92,8 +92,9 @@ async fn mark(
         thread: markers.thread.clone(),
         ts: app.clock.now_ms(),
     });
-    mark_read(parts, &room, &session.user_id, markers).await?;
-    if let Some(receipt) = public {
+    let has_moved = mark_read(parts, &room, &session.user_id, markers).await?;
+    // Other servers do not know that one from before counts no more.
+    if let Some(receipt) = public.filter(|_| has_moved) {
         app.federation.outbox().send_receipt(&room, &session.user_id, receipt).await;
     }
     app.ephemeral.presence.note_active(&session.user_id).await;
