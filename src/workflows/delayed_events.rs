@@ -12,6 +12,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    accounts::Accounts,
     protocol::membership::Membership,
     rooms::{AppendError, ContentError, EventRequest, Rooms, SentBy, StoredEvent},
     storage::{
@@ -72,6 +73,8 @@ pub enum DelayedEventError {
     Cancelled,
     #[error("you are not in this room")]
     NotInRoom,
+    #[error("the sender is suspended")]
+    Suspended,
     #[error(transparent)]
     Content(#[from] ContentError),
     #[error(transparent)]
@@ -86,6 +89,7 @@ pub struct DelayedEvents(Arc<Inner>);
 
 struct Inner {
     rooms: Rooms,
+    accounts: Arc<Accounts>,
     state_events_max: usize,
     /// Rung when an event may be due earlier than the timer thinks.
     scheduled: Notify,
@@ -95,10 +99,10 @@ struct Inner {
 
 impl DelayedEvents {
     /// `state_events_max` bounds the state of a room.
-    pub fn new(rooms: Rooms, state_events_max: usize) -> Self {
+    pub fn new(rooms: Rooms, accounts: Arc<Accounts>, state_events_max: usize) -> Self {
         let locks = (0..LOCKS).map(|_| Mutex::default()).collect();
         let (scheduled, hasher) = (Notify::new(), RandomState::new());
-        Self(Arc::new(Inner { rooms, state_events_max, scheduled, locks, hasher }))
+        Self(Arc::new(Inner { rooms, accounts, state_events_max, scheduled, locks, hasher }))
     }
 
     /// Has an event sent later; returns the ID by which it is known until then.
@@ -163,12 +167,6 @@ impl DelayedEvents {
         found.filter(|row| row.user_id == user.as_str()).ok_or(DelayedEventError::NotFound)
     }
 
-    /// Whose event it is.
-    pub async fn find_sender(&self, delay_id: &str) -> Result<OwnedUserId, DelayedEventError> {
-        let row = self.load_any(delay_id).await?;
-        UserId::parse(&row.user_id).map_err(|_| DelayedEventError::NotFound)
-    }
-
     /// The event that an earlier request made, by what it was named.
     pub async fn find_repeated(&self, request: &str) -> Result<Option<String>, DelayedEventError> {
         Ok(delayed_events::find_request(self.0.rooms.database(), request).await?)
@@ -220,8 +218,7 @@ impl DelayedEvents {
             checked => checked?,
         }
         let event = self.send(&row).await?;
-        let event_id = event.event.event_id().as_str();
-        Ok(self.finalise(delay_id, (Some(event_id), None)).await?)
+        Ok(self.finalise(delay_id, (event.as_deref(), None)).await?)
     }
 
     /// Sends what is due, first what was due while the server was down, until `shutdown`.
@@ -292,10 +289,7 @@ impl DelayedEvents {
             return Ok(());
         }
         match self.send(&row).await {
-            Ok(event) => {
-                let event_id = event.event.event_id().as_str();
-                self.finalise(delay_id, (Some(event_id), None)).await
-            }
+            Ok(event) => self.finalise(delay_id, (event.as_deref(), None)).await,
             Err(
                 DelayedEventError::Storage(error)
                 | DelayedEventError::Append(AppendError::Storage(error))
@@ -305,19 +299,34 @@ impl DelayedEvents {
                 Err(error)
             }
             Err(error) => {
-                let error = json!({ "errcode": "M_FORBIDDEN", "error": error.to_string() });
+                let errcode = match error {
+                    DelayedEventError::Suspended => "M_USER_SUSPENDED",
+                    _ => "M_FORBIDDEN",
+                };
+                let error = json!({ "errcode": errcode, "error": error.to_string() });
                 self.finalise(delay_id, (None, Some(&error.to_string()))).await
             }
         }
     }
 
-    /// Sends an event as its sender would now. It has a transaction, so that a crash right after
-    /// makes no second one.
-    async fn send(&self, row: &DelayedEventRow) -> Result<Arc<StoredEvent>, DelayedEventError> {
+    /// Sends an event as its sender would now; None, and nothing is sent, for one who is not heard
+    /// (shadow-banned). It has a transaction, so that a crash right after makes no second one.
+    async fn send(
+        &self,
+        row: &DelayedEventRow,
+    ) -> Result<Option<Arc<StoredEvent>>, DelayedEventError> {
         let rooms = &self.0.rooms;
         let damaged = |what: &str| StorageError::Damaged(format!("{what} of a delayed event"));
         let user = UserId::parse(&row.user_id).map_err(|_| damaged("the sender"))?;
         let content: Value = serde_json::from_str(&row.content).map_err(|_| damaged("content"))?;
+        let account = self.0.accounts.find_account(&user).await?;
+        let flags = account.map(|account| account.flags).unwrap_or_default();
+        if flags.is_suspended() {
+            return Err(DelayedEventError::Suspended);
+        }
+        if flags.is_shadow_banned() {
+            return Ok(None);
+        }
         let room = match RoomId::parse(&row.room_id) {
             Ok(room_id) => rooms.find(&room_id).await?,
             Err(_) => None,
@@ -342,16 +351,17 @@ impl DelayedEvents {
             Some(_) => rooms.check_state(&room, &request, self.0.state_events_max).await?,
             None => rooms.check_message(&room, &mut request).await?,
         }
-        Ok(rooms.send(&room, request).await?)
+        Ok(Some(rooms.send(&room, request).await?))
     }
 
     async fn finalise(
         &self,
         delay_id: &str,
-        (event_id, error): (Option<&str>, Option<&str>),
+        (event, error): (Option<&StoredEvent>, Option<&str>),
     ) -> Result<(), StorageError> {
         let (delay_id, now_ms) = (delay_id.to_owned(), self.0.rooms.clock().now_ms());
-        let (event_id, error) = (event_id.map(str::to_owned), error.map(str::to_owned));
+        let event_id = event.map(|event| event.event.event_id().to_string());
+        let error = error.map(str::to_owned);
         let finalised: Result<bool, StorageError> = self
             .0
             .rooms

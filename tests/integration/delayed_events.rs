@@ -1,6 +1,6 @@
 //! Delayed events (MSC4140), and smaller things that clients use before they are specified.
 
-use hearth::clock::Clock;
+use hearth::{accounts::flags::AccountFlags, clock::Clock};
 use serde_json::{Value, json};
 
 use crate::{
@@ -129,6 +129,42 @@ both_databases! {
             }
         };
         assert_eq!(refused["error"]["errcode"], "M_FORBIDDEN", "{refused}");
+        server.stop().await;
+    }
+
+    async fn nothing_is_sent_for_whom_nobody_is_to_hear_any_more(backend: Backend) {
+        let (server, clock) = start_at(backend, 1_700_000_000_000).await;
+        let users = register(&server, ["alice", "bob"]).await;
+        let [alice, bob] = users.as_slice() else { panic!() };
+        let room = make_room(&[alice, bob]).await;
+        let suspended = delay_message(alice, &room, "by alice").await;
+        let unheard = delay_message(bob, &room, "by bob").await;
+        for (client, flag) in
+            [(alice, AccountFlags::SUSPENDED), (bob, AccountFlags::SHADOW_BANNED)]
+        {
+            let user_id = client.user_id.as_str().try_into().unwrap();
+            server.app.accounts.set_flag(user_id, flag, true).await.unwrap();
+        }
+        act(alice, &suspended, "send").await.error(403, "M_USER_SUSPENDED");
+        clock.advance_ms(DELAY_MS + 1);
+        // The timer looks again when something is scheduled or the server starts.
+        server.stop().await;
+        let server = Server::start_at(backend, clock, |_| ()).await;
+        let (alice, bob) = (server.reconnect(alice), server.reconnect(bob));
+        let finalised = async |client: &Client, delay_id: &str| {
+            let path = format!("{EVENTS}/{delay_id}");
+            loop {
+                let answer = client.get(&path).await.ok();
+                if answer.get("finalised_ts").is_some() {
+                    return answer;
+                }
+            }
+        };
+        let told = finalised(&alice, &suspended).await;
+        assert_eq!(told["error"]["errcode"], "M_USER_SUSPENDED", "{told}");
+        let told = finalised(&bob, &unheard).await;
+        assert!(told.get("error").is_none() && told.get("event_id").is_none(), "{told}");
+        assert!(texts(&alice, &room).await.is_empty());
         server.stop().await;
     }
 

@@ -160,14 +160,7 @@ async fn perform(
     match action {
         DelayedAction::Restart => events.restart(delay_id).await?,
         DelayedAction::Cancel => events.cancel(delay_id).await?,
-        DelayedAction::Send => {
-            let sender = events.find_sender(delay_id).await?;
-            let account = app.accounts.find_account(&sender).await?;
-            if account.is_none_or(|account| account.flags.is_suspended()) {
-                return Err(MatrixError::user_suspended("The sender may not send anything now."));
-            }
-            events.send_now(delay_id).await?;
-        }
+        DelayedAction::Send => events.send_now(delay_id).await?,
     }
     Ok(Json(Empty {}))
 }
@@ -211,6 +204,9 @@ impl From<DelayedEventError> for MatrixError {
                 Self::new(StatusCode::CONFLICT, "M_UNKNOWN", message)
             }
             DelayedEventError::NotInRoom => not_in_room(),
+            DelayedEventError::Suspended => {
+                Self::user_suspended("The sender may not send anything now.")
+            }
             DelayedEventError::Content(error) => error.into(),
             DelayedEventError::Append(error) => error.into(),
             DelayedEventError::Storage(error) => error.into(),
