@@ -1,10 +1,11 @@
 //! What the commands that make and change things ask for, done with the components of a server: of the one that runs, through its
 //! socket in the data directory, or of one built for the occasion when none runs.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use ruma::{OwnedUserId, UserId};
 use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
 
 use super::{
     CommandError,
@@ -200,10 +201,15 @@ pub(super) async fn ask(config: &Config, request: Request) -> Result<Outcome, Co
     Ok(outcome)
 }
 
-/// Answers a line that came through the socket.
-pub(super) async fn answer_line(app: AppState, line: String) -> String {
+/// Answers a line that came through the socket. What changes something is done one after the other; looking
+/// at rooms, which may take long, is not in its way.
+pub(super) async fn answer_line(app: AppState, changing: Arc<Mutex<()>>, line: String) -> String {
     let outcome = match serde_json::from_str(&line) {
-        Ok(request) => perform(&app, request).await,
+        Ok(request @ Request::Room { .. }) => perform(&app, request).await,
+        Ok(request) => {
+            let _alone = changing.lock().await;
+            perform(&app, request).await
+        }
         Err(_) => Outcome::Refused("the running server is another version of Hearth".to_owned()),
     };
     serde_json::to_string(&outcome).expect("an outcome holds nothing but texts and flags")

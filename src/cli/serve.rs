@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::{runtime, sync::Notify};
+use tokio::{
+    runtime,
+    sync::{Mutex, Notify},
+};
 
 use super::{CommandError, operator};
 use crate::{
@@ -68,7 +71,9 @@ fn open_operator_socket(app: &AppState) {
     };
     let (shutdown, app_of_socket) = (app.shutdown.clone(), app.clone());
     app.tasks.spawn(async move {
-        let answer = |line| operator::answer_line(app_of_socket.clone(), line);
+        let changing = Arc::new(Mutex::new(()));
+        let answer =
+            move |line| operator::answer_line(app_of_socket.clone(), Arc::clone(&changing), line);
         socket.serve(shutdown, answer).await;
     });
 }
