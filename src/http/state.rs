@@ -5,7 +5,9 @@ use std::sync::Arc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    client::admin::RegistrationNonces, rate_limit::RateLimits, synapse_admin::rooms::RoomDeletions,
+    client::admin::RegistrationNonces,
+    rate_limit::RateLimits,
+    synapse_admin::{redactions::UserRedactions, rooms::RoomDeletions},
 };
 use crate::{
     accounts::Accounts,
@@ -52,6 +54,7 @@ pub struct App {
     pub rate_limits: RateLimits,
     pub registration_nonces: RegistrationNonces,
     pub room_deletions: RoomDeletions,
+    pub user_redactions: UserRedactions,
     pub notices: Arc<ServerNotices>,
     pub livekit: Livekit,
     /// Cancelled when the server stops: long polls end, background tasks finish.

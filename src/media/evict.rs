@@ -1,5 +1,6 @@
 //! Letting go of what other servers have anyway: contents of theirs that nobody here has looked at for
-//! long, or that take more room than they may. Not for what users of this server have uploaded.
+//! long, or that take more room than they may; and how any content is deleted. Not for what users of this
+//! server have uploaded, which only an administrator deletes (see `administration`).
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -82,7 +83,7 @@ impl Media {
                 }
                 evicted.files += 1;
                 evicted.bytes += row.size_bytes;
-                doomed.push(row);
+                doomed.push((row.media_id, ContentHash(row.content_hash)));
             }
             if doomed.is_empty() {
                 return Ok(evicted);
@@ -91,18 +92,17 @@ impl Media {
         }
     }
 
-    /// Deletes contents that nobody of this server has uploaded.
-    pub(super) async fn evict(&self, doomed: Vec<RemoteMediaRow>) -> Result<(), EvictError> {
+    /// Deletes contents by their media IDs, with their thumbnails; the file goes with the last of its IDs.
+    pub(super) async fn evict(&self, doomed: Vec<(String, ContentHash)>) -> Result<(), EvictError> {
         // An upload of the same content would find the file, and commit its row when that is gone.
         let _alone = self.placing.write().await;
-        let hashes: Vec<_> = doomed.iter().map(|row| ContentHash(row.content_hash)).collect();
+        let (ids, hashes): (Vec<String>, Vec<ContentHash>) = doomed.into_iter().unzip();
         let (content, marked) = (self.content.clone(), hashes.clone());
         // What a crash leaves is found by the next start.
         let marks = run_blocking(move || {
             marked.into_iter().map(|hash| content.mark(hash)).collect::<io::Result<Vec<_>>>()
         });
         let marks = marks.await?;
-        let ids: Vec<String> = doomed.iter().map(|row| row.media_id.clone()).collect();
         let deleted: Result<(), StorageError> = {
             let ids = ids.clone();
             let delete = self
@@ -118,6 +118,7 @@ impl Media {
             if !media::is_content_known(&self.database, &hash.0).await? {
                 let content = self.content.clone();
                 run_blocking(move || content.remove(hash)).await?;
+                self.thumbnails.forget(hash).await?;
             }
             drop(mark);
         }

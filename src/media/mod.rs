@@ -3,6 +3,7 @@
 //! but does not fetch them.
 
 pub mod address;
+mod administration;
 mod arrivals;
 pub mod content;
 pub mod download;

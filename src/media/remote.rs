@@ -81,7 +81,7 @@ impl Media {
 }
 
 /// What stands for the address in place of a media ID, which never has a dot.
-fn remote_key(address: &MediaAddress) -> String {
+pub(super) fn remote_key(address: &MediaAddress) -> String {
     let text = format!("{}/{}", address.server_name, address.media_id);
     let mut key = String::from("remote.");
     for byte in Sha256::digest(text.as_bytes()) {

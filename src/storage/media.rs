@@ -70,6 +70,70 @@ pub async fn find(
     row.map(StoredMedia::try_from).transpose()
 }
 
+/// By what uploads are ordered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MediaOrder {
+    Created,
+    Size,
+    Type,
+    Filename,
+}
+
+/// A part of a list of uploads.
+#[derive(Clone, Copy, Debug)]
+pub struct MediaPage {
+    pub order: MediaOrder,
+    pub backwards: bool,
+    pub from: usize,
+    pub limit: usize,
+}
+
+/// The list in both directions.
+macro_rules! list_by {
+    ($column:literal) => {
+        [
+            concat!(
+                "SELECT media_id, content_hash, size_bytes, content_type, filename, user_id,
+                     created_ts, is_open
+                 FROM media WHERE user_id = $1 ORDER BY ",
+                $column,
+                ", media_id LIMIT $2 OFFSET $3"
+            ),
+            concat!(
+                "SELECT media_id, content_hash, size_bytes, content_type, filename, user_id,
+                     created_ts, is_open
+                 FROM media WHERE user_id = $1 ORDER BY ",
+                $column,
+                " DESC, media_id DESC LIMIT $2 OFFSET $3"
+            ),
+        ]
+    };
+}
+
+/// What a user has uploaded.
+pub async fn list_of_user(
+    database: &Database,
+    user_id: &str,
+    page: MediaPage,
+) -> Result<Vec<StoredMedia>, StorageError> {
+    let [forwards, backwards] = match page.order {
+        MediaOrder::Created => list_by!("created_ts"),
+        MediaOrder::Size => list_by!("size_bytes"),
+        MediaOrder::Type => list_by!("content_type"),
+        MediaOrder::Filename => list_by!("coalesce(filename, '')"),
+    };
+    let sql = if page.backwards { backwards } else { forwards };
+    let rows: Vec<MediaRow> =
+        database.fetch_all(sql, &params![user_id, page.limit, page.from]).await?;
+    rows.into_iter().map(StoredMedia::try_from).collect()
+}
+
+pub async fn count_of_user(database: &Database, user_id: &str) -> Result<u64, StorageError> {
+    let sql = "SELECT count(*) FROM media WHERE user_id = $1";
+    let (count,): (i64,) = database.fetch_one(sql, &params![user_id]).await?;
+    Ok(count.cast_unsigned())
+}
+
 /// A content of another server, which nobody of this one has uploaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RemoteMediaRow {

@@ -35,7 +35,7 @@ conversions! { Param:
     i32 => |value| Self::Int(value.into());
     u32 => |value| Self::Int(value.into());
     u64 => |value| Self::Int(value.cast_signed());
-    usize => |value| Self::Int(value as i64);
+    usize => |value| Self::Int(i64::try_from(value).unwrap_or(i64::MAX));
     bool => |value| Self::Int(value.into());
     &str => |value| Self::Text(value.to_owned());
     &String => |value| Self::Text(value.clone());
@@ -72,7 +72,7 @@ conversions! { Cell:
     i32 => |value| Self::Int(value.into());
     u32 => |value| Self::Int(value.into());
     u64 => |value| Self::Int(value.cast_signed());
-    usize => |value| Self::Int(value as i64);
+    usize => |value| Self::Int(i64::try_from(value).unwrap_or(i64::MAX));
     bool => |value| Self::Int(value.into());
     &str => |value| Self::Text(value.into());
     &String => |value| Self::Text(value.as_str().into());

@@ -11,6 +11,7 @@ pub mod leave_rooms;
 pub mod livekit;
 pub mod mark_read;
 pub mod member_content;
+pub mod redact_user;
 pub mod remove_guests;
 pub mod room_place;
 pub mod search_users;

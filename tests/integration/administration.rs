@@ -1,12 +1,13 @@
 //! What administrators do through the API that their tools know from Synapse: notices, rooms, users,
-//! registration tokens, reports.
+//! their media, registration tokens, reports.
 
-use hearth::config::RateLimit;
+use hearth::{clock::Clock, config::RateLimit};
 use serde_json::{Value, json};
 
 use crate::{
     both_databases,
     harness::{Client, Server},
+    media_files::{UPLOAD, download, upload, upload_to},
 };
 
 const V3: &str = "/_matrix/client/v3";
@@ -164,6 +165,10 @@ both_databases! {
         bob.post(&format!("{V3}/join/{room}"), &json!({})).await.error(403, "M_FORBIDDEN");
         let state = format!("{V3}/rooms/{room}/state/m.room.member/{}", bob.user_id);
         bob.put(&state, &json!({ "membership": "join" })).await.error(403, "M_FORBIDDEN");
+        alice.put(&state, &json!({ "membership": "invite" })).await.error(403, "M_FORBIDDEN");
+        let invite = json!({ "user_id": bob.user_id });
+        let path_of_invite = format!("{V3}/rooms/{room}/invite");
+        alice.post(&path_of_invite, &invite).await.error(403, "M_FORBIDDEN");
         say(&alice, &room, "still here").await;
         admin.put(&path, &json!({ "block": false })).await.ok();
         join(&bob, &room).await;
@@ -193,6 +198,12 @@ both_databases! {
         assert!(bodies(&alice, &room).await.is_empty());
         let sync = alice.get(&format!("{V3}/sync")).await.ok();
         assert_eq!(sync["rooms"].get("invite"), None);
+        let name = format!("{V3}/profile/{}/displayname", mallory.user_id);
+        mallory.put(&name, &json!({ "displayname": "Buy my coins" })).await.ok();
+        let member = format!("{V3}/rooms/{room}/state/m.room.member/{}", mallory.user_id);
+        for _ in 0..20 {
+            assert_eq!(alice.get(&member).await.ok()["displayname"], "mallory");
+        }
         admin.delete(&ban).await.ok();
         say(&mallory, &room, "sorry").await;
         assert_eq!(bodies(&alice, &room).await, ["sorry"]);
@@ -204,6 +215,7 @@ both_databases! {
             config.rate_limits.invites_received =
                 RateLimit { enabled: true, per_second: 0.001, burst: 2 };
         }).await;
+        let admin = register_admin(&server).await;
         let alice = server.register("alice").await;
         let bob = server.register("bob").await;
         let invite = json!({ "user_id": alice.user_id });
@@ -215,6 +227,10 @@ both_databases! {
                 _ => drop(answer.ok()),
             }
         }
+        // Who is exempt from limits, as administrators and bridges are, is not stopped by this one.
+        create_room(&admin, json!({ "invite": [alice.user_id] })).await;
+        let room = create_room(&admin, json!({})).await;
+        admin.post(&format!("{V3}/rooms/{room}/invite"), &invite).await.ok();
     }
 
     async fn users_are_listed_made_changed_and_closed(backend: Backend) {
@@ -232,10 +248,17 @@ both_databases! {
         assert_eq!((&list["total"], &list["users"][0]["name"]), (&json!(1), &json!("@carol:hearth.test")));
         let page = admin.get(&format!("{ADMIN}/v2/users?limit=1")).await.ok();
         assert_eq!((&page["total"], &page["next_token"]), (&json!(2), &json!("1")));
+        // Lists tell in milliseconds when an account was made, its own page in seconds.
+        let made_ms = list["users"][0]["creation_ts"].as_i64().unwrap();
+        assert_eq!(admin.get(&path).await.ok()["creation_ts"], made_ms / 1000);
         let devices = format!("{path}/devices");
         assert_eq!(admin.get(&devices).await.ok()["total"], 1);
         admin.put(&path, &json!({ "locked": true })).await.ok();
         carol.get(&format!("{V3}/account/whoami")).await.error(401, "M_USER_LOCKED");
+        for (query, total) in [("", 1), ("?locked=true", 2), ("?suspended=true", 0)] {
+            let list = admin.get(&format!("{ADMIN}/v2/users{query}")).await.ok();
+            assert_eq!(list["total"], total, "{query}");
+        }
         admin.put(&path, &json!({ "locked": false })).await.ok();
         admin.delete(&format!("{devices}/{}", carol.device_id)).await.ok();
         carol.get(&format!("{V3}/account/whoami")).await.error(401, "M_UNKNOWN_TOKEN");
@@ -257,6 +280,83 @@ both_databases! {
         assert_eq!((&gone["deactivated"], &gone["erased"]), (&json!(true), &json!(true)));
         let left = admin.get(&format!("{ADMIN}/v2/users")).await.ok();
         assert_eq!(left["total"], 1);
+    }
+
+    async fn what_a_user_has_and_is_in_is_shown(backend: Backend) {
+        let server = Server::start(backend).await;
+        let (admin, alice) = (register_admin(&server).await, server.register("alice").await);
+        let (own, theirs) =
+            (create_room(&alice, json!({})).await, create_room(&admin, json!({})).await);
+        let invite = json!({ "user_id": alice.user_id });
+        admin.post(&format!("{V3}/rooms/{theirs}/invite"), &invite).await.ok();
+        let of_alice = format!("{ADMIN}/v1/users/{}", alice.user_id);
+        let memberships = admin.get(&format!("{of_alice}/memberships")).await.ok();
+        let expect = json!({ "memberships": { &own: "join", &theirs: "invite" }, "total": 2 });
+        assert_eq!(memberships, expect);
+        let data = format!("{V3}/user/{}/account_data/org.example", alice.user_id);
+        alice.put(&data, &json!({ "a": 1 })).await.ok();
+        let tag = format!("{V3}/user/{}/rooms/{own}/tags/m.favourite", alice.user_id);
+        alice.put(&tag, &json!({})).await.ok();
+        let shown = admin.get(&format!("{of_alice}/accountdata")).await.ok();
+        let shown = &shown["account_data"];
+        assert_eq!(shown["global"]["org.example"], json!({ "a": 1 }));
+        assert_eq!(shown["rooms"][&own]["m.tag"]["tags"], json!({ "m.favourite": {} }));
+        for page in ["memberships", "accountdata"] {
+            alice.get(&format!("{of_alice}/{page}")).await.error(403, "M_FORBIDDEN");
+            let nobody = format!("{ADMIN}/v1/users/@nobody:hearth.test/{page}");
+            admin.get(&nobody).await.error(404, "M_NOT_FOUND");
+        }
+        let capabilities = format!("{V3}/capabilities");
+        let of_admin = admin.get(&capabilities).await.ok()["capabilities"].clone();
+        assert_eq!(of_admin["m.account_moderation"], json!({ "suspend": true, "lock": true }));
+        let of_alice = alice.get(&capabilities).await.ok()["capabilities"].clone();
+        assert!(of_alice.get("m.account_moderation").is_none());
+    }
+
+    async fn what_a_user_has_sent_is_taken_back(backend: Backend) {
+        let server = Server::start(backend).await;
+        let admin = register_admin(&server).await;
+        let (alice, mallory) = (server.register("alice").await, server.register("mallory").await);
+        let mut rooms = Vec::new();
+        for number in 0..2 {
+            let room = create_room(&alice, json!({ "preset": "public_chat" })).await;
+            join(&mallory, &room).await;
+            say(&alice, &room, "good words").await;
+            for text in ["buy", "my", "coins"] {
+                say(&mallory, &room, &format!("{text} {number}")).await;
+            }
+            rooms.push(room);
+        }
+        // Who is banned cannot redact any more, and the administrator is not in the room.
+        let ban = json!({ "user_id": mallory.user_id });
+        alice.post(&format!("{V3}/rooms/{}/ban", rooms[1]), &ban).await.ok();
+        let path = format!("{ADMIN}/v1/user/{}/redact", mallory.user_id);
+        alice.post(&path, &json!({})).await.error(403, "M_FORBIDDEN");
+        admin.post(&path, &json!({ "limit": 0 })).await.error(400, "M_INVALID_PARAM");
+        let finish = async |body: Value| {
+            let id = admin.post(&path, &body).await.ok()["redact_id"].clone();
+            let path = format!("{ADMIN}/v1/user/redact_status/{}", id.as_str().unwrap());
+            loop {
+                let status = admin.get(&path).await.ok();
+                if status["status"] != "active" {
+                    return status;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        let status = finish(json!({ "reason": "spam" })).await;
+        assert_eq!(status["status"], "completed", "{status}");
+        // Three messages, and the name in the event of the join.
+        assert_eq!(status["failed_redactions"].as_object().unwrap().len(), 4, "{status}");
+        assert_eq!(bodies(&alice, &rooms[0]).await, ["good words"]);
+        assert_eq!(bodies(&alice, &rooms[1]).await.len(), 4);
+        // In the room, the administrator needs no power over what users of this server have sent.
+        join(&admin, &rooms[1]).await;
+        let status = finish(json!({ "rooms": [rooms[1]], "limit": 2 })).await;
+        assert_eq!(status["failed_redactions"], json!({}));
+        assert_eq!(bodies(&alice, &rooms[1]).await, ["good words", "buy 1"]);
+        let unknown = format!("{ADMIN}/v1/user/redact_status/unknown");
+        admin.get(&unknown).await.error(404, "M_NOT_FOUND");
     }
 
     async fn rooms_are_listed_and_shown(backend: Backend) {
@@ -292,6 +392,44 @@ both_databases! {
         assert_eq!(admin.get(&status).await.ok()["status"], "complete");
         let of_room = admin.get(&format!("{ADMIN}/v2/rooms/{large}/delete_status")).await.ok();
         assert_eq!(of_room["results"].as_array().unwrap().len(), 1);
+    }
+
+    async fn uploads_are_listed_and_deleted(backend: Backend) {
+        let clock = Clock::scripted(1_700_000_000_000, 1);
+        let server = Server::start_at(backend, clock.clone(), |_| ()).await;
+        let (admin, alice) = (register_admin(&server).await, server.register("alice").await);
+        let path = format!("{ADMIN}/v1/users/{}/media", alice.user_id);
+        let mut places = Vec::new();
+        for (number, text) in ["first", "second one", "third"].iter().enumerate() {
+            let upload_as = format!("{UPLOAD}?filename={number}.txt");
+            places.push(upload_to(&alice, &upload_as, "text/plain", text.as_bytes()).await);
+            clock.advance_ms(1000);
+        }
+        // The same content, of somebody else.
+        let kept = upload(&admin, "text/plain", b"first").await;
+        alice.get(&path).await.error(403, "M_FORBIDDEN");
+        let list = async |query: &str| {
+            let list = admin.get(&format!("{path}{query}")).await.ok();
+            let names = list["media"].as_array().unwrap().iter();
+            let names: Vec<_> = names.map(|media| media["upload_name"].clone()).collect();
+            (json!(names), list["total"].clone(), list["next_token"].clone())
+        };
+        assert_eq!(list("").await, (json!(["2.txt", "1.txt", "0.txt"]), json!(3), Value::Null));
+        assert_eq!(list("?dir=f&limit=2").await, (json!(["0.txt", "1.txt"]), json!(3), json!(2)));
+        assert_eq!(list("?order_by=media_length&dir=b").await.0[0], "1.txt");
+        assert_eq!(list(&format!("?from={}", u64::MAX)).await, (json!([]), json!(3), Value::Null));
+        admin.get(&format!("{ADMIN}/v1/users/@x:hearth.test/media")).await.error(404, "M_NOT_FOUND");
+
+        let one = format!("{ADMIN}/v1/media{}", places[0]);
+        alice.delete(&one).await.error(403, "M_FORBIDDEN");
+        assert_eq!(admin.delete(&one).await.ok()["total"], 1);
+        admin.delete(&one).await.error(404, "M_NOT_FOUND");
+        assert_eq!(download(&alice, &places[0]).await.status, 404);
+        assert_eq!(download(&alice, &kept).await.bytes, b"first");
+        assert_eq!(admin.delete(&path).await.ok()["total"], 2);
+        assert_eq!(download(&alice, &places[2]).await.status, 404);
+        let purge = format!("{ADMIN}/v1/purge_media_cache?before_ts=0");
+        assert_eq!(admin.post(&purge, &json!({})).await.ok()["deleted"], 0);
     }
 
     async fn registration_tokens_are_made_limited_and_withdrawn(backend: Backend) {

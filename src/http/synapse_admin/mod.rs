@@ -1,7 +1,9 @@
 //! `/_synapse/admin`: the administration API of Synapse, as far as the tools that people have use it
 //! (Ketesa, Draupnir, Complement). Outside the specification; the shapes are Synapse's.
 
+pub mod media;
 pub mod notices;
+pub mod redactions;
 pub mod registration_tokens;
 pub mod reports;
 pub mod rooms;

@@ -2,7 +2,7 @@
 
 use axum::routing::{delete, get, post, put};
 
-use super::{notices, registration_tokens, reports, rooms, users};
+use super::{media, notices, redactions, registration_tokens, reports, rooms, users};
 use crate::http::{client::admin, routes::Routes};
 
 /// What the administration tools of Synapse ask for.
@@ -15,9 +15,19 @@ pub(in crate::http) fn add_routes(routes: Routes) -> Routes {
     routes
         // synapse_admin/mod.rs
         .plain(&v1("/server_version"), get(super::get_version))
+        // synapse_admin/media.rs
+        .plain(
+            &v1("/users/{user_id}/media"),
+            get(media::list_of_user).delete(media::delete_of_user),
+        )
+        .plain(&v1("/media/{server_name}/{media_id}"), delete(media::delete))
+        .plain(&v1("/purge_media_cache"), post(media::purge_cache))
         // synapse_admin/notices.rs
         .plain(&v1("/send_server_notice"), post(notices::send))
         .plain(&v1("/send_server_notice/{transaction}"), put(notices::send_once))
+        // synapse_admin/redactions.rs
+        .plain(&v1("/user/{user_id}/redact"), post(redactions::redact).put(redactions::redact))
+        .plain(&v1("/user/redact_status/{redaction}"), get(redactions::get_status))
         // synapse_admin/registration_tokens.rs
         .plain(&v1("/registration_tokens"), get(registration_tokens::list))
         .plain(&v1("/registration_tokens/new"), post(registration_tokens::create))
@@ -37,6 +47,8 @@ pub(in crate::http) fn add_routes(routes: Routes) -> Routes {
             post(users::shadow_ban).delete(users::lift_shadow_ban),
         )
         .plain(&v1("/users/{user_id}/joined_rooms"), get(users::list_joined_rooms))
+        .plain(&v1("/users/{user_id}/memberships"), get(users::list_memberships))
+        .plain(&v1("/users/{user_id}/accountdata"), get(users::list_account_data))
         .plain(&v1("/users/{user_id}/pushers"), get(users::list_pushers))
         .plain(&v1("/users/{user_id}/login"), post(users::log_in_as))
         .plain(&v1("/deactivate/{user_id}"), post(users::deactivate))

@@ -34,7 +34,9 @@ pub struct ListQuery {
     admins: Option<bool>,
     #[serde(default)]
     deactivated: bool,
-    locked: Option<bool>,
+    #[serde(default)]
+    locked: bool,
+    suspended: Option<bool>,
     dir: Option<String>,
 }
 
@@ -102,7 +104,8 @@ pub async fn list(
     filter.want(AccountFlags::GUEST, query.guests.filter(|guests| !guests));
     filter.want(AccountFlags::ADMIN, query.admins);
     filter.want(AccountFlags::DEACTIVATED, (!query.deactivated).then_some(false));
-    filter.want(AccountFlags::LOCKED, query.locked);
+    filter.want(AccountFlags::LOCKED, (!query.locked).then_some(false));
+    filter.want(AccountFlags::SUSPENDED, query.suspended);
     let rows = administration::list_accounts(&app.database, &filter).await?;
     let total = rows.first().map_or(0, |(_, total)| *total);
     let mut users = Vec::with_capacity(rows.len());
@@ -123,7 +126,7 @@ pub async fn get(
     Path(user_id): Path<String>,
 ) -> MatrixResult<Json<Value>> {
     let account = load_account(&app, &user_id).await?;
-    Ok(Json(user_json(&app, &account).await?))
+    Ok(Json(details_json(&app, &account).await?))
 }
 
 /// `PUT /_synapse/admin/v2/users/{userId}`: 201 for a new account.
@@ -148,7 +151,7 @@ pub async fn put(
     change(&app, &session, &user_id, body, is_new).await?;
     let account = load_account(&app, user_id.as_str()).await?;
     let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
-    Ok((status, Json(user_json(&app, &account).await?)).into_response())
+    Ok((status, Json(details_json(&app, &account).await?)).into_response())
 }
 
 /// `POST /_synapse/admin/v1/deactivate/{userId}`.
@@ -247,6 +250,38 @@ pub async fn list_joined_rooms(
     let rooms = app.rooms.rooms_of(&user_id).await?.list_joined();
     let rooms: Vec<_> = rooms.iter().map(|place| place.room.room_id.as_str()).collect();
     Ok(Json(json!({ "joined_rooms": rooms, "total": rooms.len() })))
+}
+
+/// `GET /_synapse/admin/v1/users/{userId}/memberships`: what the user is to each room.
+pub async fn list_memberships(
+    State(app): State<AppState>,
+    _: AdminSession,
+    Path(user_id): Path<String>,
+) -> MatrixResult<Json<Value>> {
+    let user_id = load_account(&app, &user_id).await?.user_id;
+    let mut memberships = Map::new();
+    app.rooms.rooms_of(&user_id).await?.for_each(|place| {
+        memberships.insert(place.room.room_id.to_string(), place.membership.as_str().into());
+    });
+    Ok(Json(json!({ "total": memberships.len(), "memberships": memberships })))
+}
+
+/// `GET /_synapse/admin/v1/users/{userId}/accountdata`.
+pub async fn list_account_data(
+    State(app): State<AppState>,
+    _: AdminSession,
+    Path(user_id): Path<String>,
+) -> MatrixResult<Json<Value>> {
+    let user_id = load_account(&app, &user_id).await?.user_id;
+    let (mut global, mut rooms) = (Map::new(), Map::new());
+    for piece in app.accounts.list_data(&user_id, (0, app.writer.position())).await? {
+        let content = serde_json::from_str(&piece.content).unwrap_or(Value::Null);
+        match piece.room_id.is_empty() {
+            true => drop(global.insert(piece.kind, content)),
+            false => rooms.entry(piece.room_id).or_insert_with(|| json!({}))[piece.kind] = content,
+        }
+    }
+    Ok(Json(json!({ "account_data": { "global": global, "rooms": rooms } })))
 }
 
 /// `GET /_synapse/admin/v1/users/{userId}/pushers`.
@@ -382,6 +417,13 @@ async fn set_own_flag(
         return Err(MatrixError::bad_request("You cannot do this to your own account."));
     }
     Ok(app.accounts.set_flag(user_id, flag, on).await?)
+}
+
+/// One account by itself: when it was made is told in seconds here, and in milliseconds in lists.
+async fn details_json(app: &App, account: &Account) -> MatrixResult<Value> {
+    let mut user = user_json(app, account).await?;
+    user["creation_ts"] = (account.created_ts / 1000).into();
+    Ok(user)
 }
 
 async fn user_json(app: &App, account: &Account) -> MatrixResult<Value> {

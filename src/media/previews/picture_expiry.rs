@@ -2,12 +2,8 @@
 //! before them asks for the preview again, and the picture comes back.
 
 use crate::{
-    media::{Media, evict::EvictError},
-    storage::{
-        StorageError,
-        media::{self, RemoteMediaRow},
-        url_previews,
-    },
+    media::{Media, content::ContentHash, evict::EvictError},
+    storage::{StorageError, media, url_previews},
 };
 
 /// Pictures that are looked at by one query.
@@ -49,13 +45,7 @@ impl Media {
             return Ok(());
         }
         if let Some(picture) = media::find(&self.database, &media_id).await? {
-            let row = RemoteMediaRow {
-                media_id: picture.media_id,
-                content_hash: picture.content_hash,
-                size_bytes: picture.size_bytes,
-                used_ts: picture.created_ts,
-            };
-            self.evict(vec![row]).await?;
+            self.evict(vec![(picture.media_id, ContentHash(picture.content_hash))]).await?;
         }
         // Last: what a crash leaves is taken up by the next round.
         let deleted: Result<(), StorageError> = self

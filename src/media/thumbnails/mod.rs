@@ -85,6 +85,12 @@ impl Thumbnails {
         }
     }
 
+    /// Deletes those of a content.
+    pub(super) async fn forget(&self, hash: ContentHash) -> io::Result<()> {
+        let shelf = Arc::clone(&self.shelf);
+        run_blocking(move || shelf.remove(hash)).await
+    }
+
     async fn find(&self, key: Key) -> io::Result<Option<Thumbnail>> {
         let shelf = Arc::clone(&self.shelf);
         let found = run_blocking(move || shelf.find(&key)).await?;

@@ -2,6 +2,7 @@
 //! block. Whatever is here can be made again.
 
 use std::{
+    ffi::OsStr,
     fs::{self, File},
     io::{self, Read as _, Write as _},
     path::{Path, PathBuf},
@@ -74,6 +75,25 @@ impl Shelf {
         let size_bytes = size_on_disk(bytes.len() as u64);
         if self.bytes.fetch_add(size_bytes, Relaxed) + size_bytes > SHELF_BYTES_MAX {
             self.shrink()?;
+        }
+        Ok(())
+    }
+
+    /// Deletes all thumbnails of a content.
+    pub fn remove(&self, hash: ContentHash) -> io::Result<()> {
+        let hex = hash.to_hex();
+        let files = match list_files(&self.root.join(&hex[..2])) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            files => files?,
+        };
+        let is_of_content = |path: &Path| {
+            path.file_name().and_then(OsStr::to_str).is_some_and(|name| name.starts_with(&hex))
+        };
+        for (_, size_bytes, path) in files {
+            if is_of_content(&path) {
+                fs::remove_file(path)?;
+                self.bytes.fetch_sub(size_bytes, Relaxed);
+            }
         }
         Ok(())
     }
@@ -188,5 +208,9 @@ mod tests {
             (0..8).filter(|&number| shelf.find(&key(number)).unwrap().is_some()).collect();
         assert_eq!(left, [0, 3, 4, 5, 6, 7]);
         assert_eq!(shelf.bytes.load(Relaxed), 6 * BLOCK_BYTES);
+        shelf.remove(key(4).hash).unwrap();
+        shelf.remove(ContentHash([1; 32])).unwrap();
+        assert_eq!(shelf.find(&key(4)).unwrap(), None);
+        assert_eq!(shelf.bytes.load(Relaxed), 5 * BLOCK_BYTES);
     }
 }
