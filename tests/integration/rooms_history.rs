@@ -320,6 +320,11 @@ both_databases! {
         assert_eq!(list("events_after"), ["5", "6", "7"]);
         assert_eq!(context["event"]["event_id"], ids[4].as_str());
         assert!(context["state"].as_array().unwrap().len() >= 6);
+        let none = format!("{path}&filter=%7B%22not_rooms%22:[%22{room}%22]%7D");
+        let none = alice.get(&none).await.ok();
+        for key in ["events_before", "events_after", "state"] {
+            assert_eq!(none[key], json!([]), "{key}");
+        }
         let end = context["end"].as_str().unwrap();
         let page = alice.get(&format!("{V3}/rooms/{room}/messages?dir=f&from={end}")).await.ok();
         assert_eq!(page["chunk"][0]["content"]["body"], "8");

@@ -157,6 +157,7 @@ pub async fn get_context(
     let (viewer, event) = find_visible_event(&app, &session.user_id, &room_id, &event_id).await?;
     let ignored = load_ignored_users(&app, &session.user_id).await?;
     let reader = reader(&app, &session, &ignored);
+    let limit = if filter.takes_room(&viewer.room().room_id) { limit } else { 0 };
     let around = app.rooms.load_surroundings(&viewer, &reader, &event, (limit, &filter)).await?;
     let (before, after) = (&around.before.events, &around.after.events);
 
@@ -311,6 +312,9 @@ async fn load_context_state(
     newest: &Arc<StoredEvent>,
     (filter, shown): (&RoomEventFilter, &[Arc<StoredEvent>]),
 ) -> MatrixResult<Vec<Arc<StoredEvent>>> {
+    if !filter.takes_room(&viewer.room().room_id) {
+        return Ok(Vec::new());
+    }
     let place = PageToken::after(newest);
     let Some(state) = app.rooms.load_readable_state_at(viewer, place).await? else {
         return Ok(Vec::new());
