@@ -5,7 +5,8 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
     event_filter::RoomEventFilter, event_store::StoredEvent, reader::Reader, registry::Rooms,
-    room::Room, state::State, state_keys::MEMBER, token::PageToken, visibility::Viewer,
+    room::Room, state::State, state_keys::MEMBER, timeline::place_beside, token::PageToken,
+    visibility::Viewer,
 };
 use crate::{protocol::membership::Membership, storage::StorageError};
 
@@ -13,8 +14,9 @@ use crate::{protocol::membership::Membership, storage::StorageError};
 pub const PAGE_EVENTS_MAX: usize = 1000;
 /// Events that one request looks at, however few of them it may return.
 const SCANNED_EVENTS_MAX: usize = 2000;
-/// Events that are looked at when one by time is sought.
-const TIMES_TRIED_MAX: usize = 200;
+/// Events that are looked at when one by time is sought, and how many at once after the first.
+const TIMES_TRIED_MAX: usize = 5000;
+const TIMES_STEP: usize = 500;
 /// Events read at once, at least.
 const SCAN_STEP_MIN: usize = 20;
 
@@ -150,16 +152,21 @@ impl Rooms {
         direction: Direction,
     ) -> Result<Option<Arc<StoredEvent>>, StorageError> {
         let forwards = direction == Direction::Forwards;
-        let mut time = timestamp_ms;
-        for _ in 0..TIMES_TRIED_MAX {
-            let Some(event) = self.find_by_time(viewer.room(), time, forwards).await? else {
-                return Ok(None);
-            };
-            if viewer.sees(&event).await? {
-                return Ok(Some(event));
+        let (mut place, mut step) = (place_beside(timestamp_ms, forwards), 1);
+        let mut tried = 0;
+        while tried < TIMES_TRIED_MAX {
+            let events = self.list_by_time(viewer.room(), place, forwards, step).await?;
+            for event in &events {
+                if viewer.sees(event).await? {
+                    return Ok(Some(Arc::clone(event)));
+                }
+                place = (event.event.origin_server_ts(), event.ordering());
             }
-            let found = event.event.origin_server_ts();
-            time = if forwards { found + 1 } else { found - 1 };
+            if events.len() < step {
+                return Ok(None);
+            }
+            tried += step;
+            step = TIMES_STEP;
         }
         Ok(None)
     }

@@ -143,13 +143,22 @@ impl Rooms {
         timestamp_ms: i64,
         forwards: bool,
     ) -> Result<Option<Arc<StoredEvent>>, StorageError> {
+        let place = place_beside(timestamp_ms, forwards);
+        Ok(self.list_by_time(room, place, forwards, 1).await?.pop())
+    }
+
+    /// Events behind a time and place in the room in a direction, by time (see [`place_beside`]).
+    pub(super) async fn list_by_time(
+        &self,
+        room: &Room,
+        place: (i64, i64),
+        forwards: bool,
+        limit: usize,
+    ) -> Result<Vec<Arc<StoredEvent>>, StorageError> {
         let database = &self.0.database;
         let found =
-            storage::events::find_by_time(database, room.nid, timestamp_ms, forwards).await?;
-        match found {
-            Some(nid) => self.0.events.load_one(room.facts(), nid).await.map(Some),
-            None => Ok(None),
-        }
+            storage::events::list_by_time(database, room.nid, place, forwards, limit).await?;
+        self.0.events.load(room.facts(), &found).await
     }
 
     /// The event with this ID, if it belongs to the room and was accepted, or sticks to it.
@@ -228,6 +237,14 @@ fn last_of(
     let skipped = events.len().saturating_sub(limit);
     events.drain(..skipped);
     TimelinePart { events, has_older: has_older || skipped > 0 }
+}
+
+/// The time and place right beside all events of a time, on the side from which a search comes.
+pub(super) fn place_beside(timestamp_ms: i64, forwards: bool) -> (i64, i64) {
+    match forwards {
+        true => (timestamp_ms.saturating_sub(1), i64::MAX),
+        false => (timestamp_ms.saturating_add(1), i64::MIN),
+    }
 }
 
 /// The place in a room of the latest event that a stream position covers.

@@ -315,25 +315,29 @@ pub async fn list_transactions(
     Ok(rows.into_iter().map(|(hash, nid)| (hash, EventNid(nid))).collect())
 }
 
-/// The event of a room closest to a time, forwards (at or after) or backwards (at or before).
-pub async fn find_by_time(
+/// Accepted events of a room behind a time and place in the room (both exclusive) in a direction, by time.
+pub async fn list_by_time(
     db: &Database,
     room: RoomNid,
-    timestamp_ms: i64,
+    (timestamp_ms, ordering): (i64, i64),
     forwards: bool,
-) -> Result<Option<EventNid>, StorageError> {
+    limit: usize,
+) -> Result<Vec<EventNid>, StorageError> {
     let sql = match forwards {
         true => {
-            "SELECT nid FROM events WHERE room_nid = $1 AND origin_server_ts >= $2
-             AND flags & 7 = 0 ORDER BY origin_server_ts, ordering LIMIT 1"
+            "SELECT nid FROM events
+             WHERE room_nid = $1 AND (origin_server_ts, ordering) > ($2, $3) AND flags & 7 = 0
+             ORDER BY origin_server_ts, ordering LIMIT $4"
         }
         false => {
-            "SELECT nid FROM events WHERE room_nid = $1 AND origin_server_ts <= $2
-             AND flags & 7 = 0 ORDER BY origin_server_ts DESC, ordering DESC LIMIT 1"
+            "SELECT nid FROM events
+             WHERE room_nid = $1 AND (origin_server_ts, ordering) < ($2, $3) AND flags & 7 = 0
+             ORDER BY origin_server_ts DESC, ordering DESC LIMIT $4"
         }
     };
-    let row = db.fetch_optional::<(i64,)>(sql, &params![room, timestamp_ms]).await?;
-    Ok(row.map(|(nid,)| EventNid(nid)))
+    let params = params![room, timestamp_ms, ordering, limit];
+    let rows: Vec<(i64,)> = db.fetch_all(sql, &params).await?;
+    Ok(rows.into_iter().map(|(nid,)| EventNid(nid)).collect())
 }
 
 /// The room of an event.
