@@ -8,13 +8,13 @@ use crate::{
     protocol::room_version::RoomVersion,
 };
 
-pub async fn get_capabilities(State(app): State<AppState>, _: UserSession) -> Json<Value> {
+pub async fn get_capabilities(State(app): State<AppState>, session: UserSession) -> Json<Value> {
     let stable = RoomVersion::ALL.map(|version| (version.to_string(), Value::from("stable")));
     let unstable =
         RoomVersion::UNSTABLE.map(|version| (version.to_string(), Value::from("unstable")));
     let available: Map<String, Value> = stable.into_iter().chain(unstable).collect();
     let default = app.config.rooms.default_version.as_str();
-    Json(json!({
+    let mut answer = json!({
         "capabilities": {
             "m.change_password": { "enabled": true },
             "m.room_versions": { "default": default, "available": available },
@@ -25,5 +25,10 @@ pub async fn get_capabilities(State(app): State<AppState>, _: UserSession) -> Js
             "m.get_login_token": { "enabled": true },
             "m.forget_forced_upon_leave": { "enabled": false },
         },
-    }))
+    });
+    // "This property should be omitted altogether if `suspend` and `lock` would be `false`."
+    if session.is_admin {
+        answer["capabilities"]["m.account_moderation"] = json!({ "suspend": true, "lock": true });
+    }
+    Json(answer)
 }
