@@ -163,6 +163,70 @@ two_servers! {
         assert_eq!(shallow["rooms"].as_array().map(Vec::len), Some(2), "{shallow}");
     }
 
+    async fn rooms_of_other_servers_are_summed_up(one: Backend, two: Backend) {
+        let pair = start_pair(one, two).await;
+        let (alice, bob) = (&pair.alice, &pair.bob);
+        let body = json!({ "preset": "public_chat", "name": "Den", "room_alias_name": "den" });
+        let room = create(alice, body).await;
+        let secret = create(alice, json!({})).await;
+        let summary = |name: &str| format!("/_matrix/client/v1/room_summary/{name}");
+        let via = format!("?via={}", pair.names[0]);
+        bob.get(&summary(&room)).await.error(404, "M_NOT_FOUND");
+        let alias = format!("%23den:{}", pair.names[0]);
+        for path in [summary(&room) + &via, summary(&alias)] {
+            let told = bob.get(&path).await.ok();
+            let seen = (&told["room_id"], &told["name"], &told["membership"]);
+            assert_eq!(seen, (&json!(room), &json!("Den"), &json!("leave")), "{told}");
+            assert_eq!(told["num_joined_members"], 1);
+            assert!(told.get("children_state").is_none(), "{told}");
+        }
+        bob.get(&(summary(&secret) + &via)).await.error(404, "M_NOT_FOUND");
+        // Other servers are asked for those only who are logged in.
+        let nobody = pair.servers[1].client();
+        nobody.get(&(summary(&room) + &via)).await.error(404, "M_NOT_FOUND");
+        join(bob, &room, &pair.names[0]).await;
+        assert_eq!(bob.get(&summary(&room)).await.ok()["membership"], "join");
+    }
+
+    async fn users_of_other_servers_are_found_by_those_who_share_a_room(one: Backend, two: Backend) {
+        let pair = start_pair(one, two).await;
+        let (alice, bob) = (&pair.alice, &pair.bob);
+        let eve = pair.servers[0].register("eve").await;
+        let find = async |client: &Client, term: &str| {
+            let body = json!({ "search_term": term });
+            client.post("/_matrix/client/v3/user_directory/search", &body).await.ok()["results"].clone()
+        };
+        let room = create(alice, json!({ "invite": [bob.user_id] })).await;
+        assert_eq!(find(alice, "bob").await, json!([]));
+        join(bob, &room, &pair.names[0]).await;
+        await_membership(alice, &room, &bob.user_id, "join").await;
+        let expect = json!([{ "user_id": bob.user_id, "display_name": "bob" }]);
+        for term in ["bob", "BO", &bob.user_id] {
+            assert_eq!(find(alice, term).await, expect, "{term}");
+        }
+        // What else stands in the event of their membership is no name of theirs.
+        assert_eq!(find(alice, "membership").await, json!([]));
+        assert_eq!(find(&eve, "bob").await, json!([]));
+        // Who else is in the room is known a little later than the room itself.
+        assert_eq!(joined_members(bob, &room).await, 2);
+        let ours = json!([{ "user_id": alice.user_id, "display_name": "alice" }]);
+        assert_eq!(find(bob, "alice").await, ours);
+    }
+
+    async fn nobody_is_invited_to_a_blocked_room_from_elsewhere(one: Backend, two: Backend) {
+        let pair = start_pair(one, two).await;
+        let (alice, bob) = (&pair.alice, &pair.bob);
+        let room = create(alice, json!({})).await;
+        let rooms = &pair.servers[1].app.rooms;
+        let id: &ruma::RoomId = room.as_str().try_into().unwrap();
+        rooms.close(id, bob.user_id.as_str().try_into().unwrap()).await.unwrap();
+        let invite = format!("/_matrix/client/v3/rooms/{room}/invite");
+        let body = json!({ "user_id": bob.user_id });
+        alice.post(&invite, &body).await.error(403, "M_FORBIDDEN");
+        rooms.reopen(id).await.unwrap();
+        alice.post(&invite, &body).await.ok();
+    }
+
     async fn who_joins_later_does_not_get_what_an_erased_user_said(one: Backend, two: Backend) {
         let pair = start_pair(one, two).await;
         let (alice, bob) = (&pair.alice, &pair.bob);
