@@ -185,7 +185,7 @@ impl App {
             bell: job_bell,
             jobs: vec![
                 Arc::new(UpdateMemberships { accounts, rooms: rooms.clone() }),
-                Arc::new(LeaveRooms { rooms: rooms.clone() }),
+                Arc::new(LeaveRooms { rooms: rooms.clone(), federation: self.federation.clone() }),
                 Arc::new(RemoveGuests { accounts: self.accounts.clone(), rooms }),
             ],
         };

@@ -10,6 +10,7 @@ use serde_json::Map;
 use super::jobs::{Job, JobError};
 use crate::{
     accounts::manage::LEAVE_ROOMS_JOB,
+    federation::{Federation, HandshakeError},
     protocol::membership::Membership,
     rooms::{AppendError, MemberChange, MembershipError, Room, Rooms},
 };
@@ -17,6 +18,7 @@ use crate::{
 /// The job.
 pub struct LeaveRooms {
     pub rooms: Rooms,
+    pub federation: Federation,
 }
 
 impl Job for LeaveRooms {
@@ -31,20 +33,36 @@ impl Job for LeaveRooms {
             self.rooms.note_erasure(&user_id).await?;
             for place in self.rooms.rooms_of(&user_id).await?.list() {
                 let has_left = matches!(place.membership, Membership::Leave | Membership::Ban);
-                if has_left {
-                    continue;
+                if !has_left {
+                    self.leave(&place.room, &user_id).await?;
                 }
-                let change = MemberChange {
-                    sender: user_id.clone(),
-                    target: user_id.clone(),
-                    membership: Membership::Leave,
-                    content: Map::new(),
-                    is_guest: false,
-                };
-                skip_refused(&place.room, self.rooms.leave(&place.room, change).await)?;
             }
             Ok(())
         })
+    }
+}
+
+impl LeaveRooms {
+    async fn leave(&self, room: &Arc<Room>, user: &UserId) -> Result<(), JobError> {
+        if self.rooms.is_server_in_room(room, self.rooms.server_name()).await? {
+            let change = MemberChange {
+                sender: user.to_owned(),
+                target: user.to_owned(),
+                membership: Membership::Leave,
+                content: Map::new(),
+                is_guest: false,
+            };
+            return skip_refused(room, self.rooms.leave(room, change).await);
+        }
+        // An invitation or a knock, of which the servers in the room have to hear.
+        match self.federation.leave_unjoined(room, user, Map::new()).await {
+            Err(HandshakeError::Storage(error)) => Err(error.into()),
+            Err(error) => {
+                tracing::info!(room.id = %room.room_id, %error, "an invitation was not rejected");
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
     }
 }
 

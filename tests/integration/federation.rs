@@ -197,6 +197,15 @@ two_servers! {
         }
     }
 
+    async fn who_deactivates_rejects_invitations_from_other_servers(one: Backend, two: Backend) {
+        let pair = start_pair(one, two).await;
+        let (alice, bob) = (&pair.alice, &pair.bob);
+        let room = create(alice, json!({ "invite": [bob.user_id] })).await;
+        await_membership(alice, &room, &bob.user_id, "invite").await;
+        bob.post_with_password("/_matrix/client/v3/account/deactivate", &json!({})).await.ok();
+        await_membership(alice, &room, &bob.user_id, "leave").await;
+    }
+
     async fn uninvited_users_of_other_servers_stay_outside(one: Backend, two: Backend) {
         let pair = start_pair(one, two).await;
         let room = create(&pair.alice, json!({ "preset": "private_chat" })).await;
