@@ -38,6 +38,11 @@ impl Job for UpdateMemberships {
         Box::pin(async move {
             let Ok(user_id) = UserId::parse(subject) else { return Ok(()) };
             let Some(profile) = self.accounts.find_profile(&user_id).await? else { return Ok(()) };
+            // Whom nobody is to hear does not call out by a new name either.
+            let account = self.accounts.find_account(&user_id).await?;
+            if account.is_some_and(|account| account.flags.is_shadow_banned()) {
+                return Ok(());
+            }
             for place in self.rooms.rooms_of(&user_id).await?.list_joined() {
                 self.update(&place.room, &user_id, &profile).await?;
             }
