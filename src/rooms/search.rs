@@ -23,7 +23,7 @@ use crate::{
     storage::{self, EventNid, RoomNid, StorageError, search::Candidate},
 };
 
-/// Candidates that one search by rank compares; it takes the newest.
+/// Candidates that one search by rank compares, and of which the results are counted: the newest.
 const RANKED_MAX: usize = 1_000;
 /// Candidates that are read at once, and that one request looks at.
 const STEP: usize = 100;
@@ -72,7 +72,8 @@ pub struct SearchHit {
 /// A page of results.
 pub struct SearchPage {
     pub hits: Vec<SearchHit>,
-    /// How many events have the words, whether or not the user may see them: an approximation.
+    /// How many of the newest events that have the words the user may see. The others are not counted:
+    /// that would tell what words they have.
     pub count: i64,
     pub next: Option<SearchPlace>,
 }
@@ -115,13 +116,12 @@ impl SearchIndex {
         let database = self.rooms.database();
         let candidates =
             storage::search::list_candidates(database, &nids, &terms, before, most).await?;
-        let total = || candidates.first().map_or(0, |candidate| candidate.total);
-        page.count = request.from.counted.unwrap_or_else(total);
         let mut search = Search { index: self, reader, request, rooms, viewers: HashMap::new() };
         match request.order {
             SearchOrder::Recent => search.take_recent(&candidates, &mut page).await?,
             SearchOrder::Rank => search.take_ranked(&candidates, &mut page).await?,
         }
+        page.count = request.from.counted.unwrap_or(page.count);
         let counted = Some(page.count);
         page.next = page.next.map(|next| SearchPlace { counted, ..next });
         Ok(page)
@@ -159,18 +159,24 @@ impl Search<'_> {
         candidates: &[Candidate],
         page: &mut SearchPage,
     ) -> Result<(), StorageError> {
-        for step in candidates.chunks(STEP) {
-            for hit in self.keep_fitting(step).await? {
-                page.hits.push(hit);
-                if page.hits.len() == self.request.limit {
-                    // A full page may be followed by an empty one, as with other servers.
-                    page.next = page.hits.last().map(SearchPlace::behind);
-                    return Ok(());
-                }
+        let limit = self.request.limit;
+        // When the page is full, the rest is looked at to be counted only.
+        let counted_max = if self.request.from.counted.is_none() { RANKED_MAX } else { 0 };
+        for (number, step) in candidates.chunks(STEP).enumerate() {
+            if page.next.is_some() && number * STEP >= counted_max {
+                break;
+            }
+            let hits = self.keep_fitting(step).await?;
+            page.count += hits.len() as i64;
+            let room = limit - page.hits.len();
+            page.hits.extend(hits.into_iter().take(room));
+            // A full page may be followed by an empty one, as with other servers.
+            if page.hits.len() == limit {
+                page.next = page.hits.last().map(SearchPlace::behind);
             }
         }
         // As many as were asked for have been looked at; there may be more behind them.
-        if candidates.len() == SCANNED_MAX {
+        if page.next.is_none() && candidates.len() == SCANNED_MAX {
             page.next = candidates.last().map(SearchPlace::after);
         }
         Ok(())
@@ -185,10 +191,11 @@ impl Search<'_> {
         for step in candidates.chunks(STEP) {
             hits.extend(self.keep_fitting(step).await?);
         }
+        page.count = hits.len() as i64;
         // A stable sort: of two that fit equally well the newer one comes first.
         hits.sort_by(|one, two| two.rank.total_cmp(&one.rank));
         let SearchPlace { before, skipped, .. } = self.request.from;
-        let behind = skipped + self.request.limit;
+        let behind = skipped.saturating_add(self.request.limit);
         // A full page may be followed by an empty one, as with other servers.
         if hits.len() >= behind {
             // What is sent meanwhile must not move the pages.

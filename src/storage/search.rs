@@ -47,8 +47,6 @@ pub struct Candidate {
     pub room: RoomNid,
     /// Milliseconds since the Unix epoch, as its server has it.
     pub origin_server_ts: i64,
-    /// How many there are in all.
-    pub total: i64,
 }
 
 pub fn insert(tx: &mut WriteTx, room: RoomNid, term: i64, event: EventNid) {
@@ -99,7 +97,7 @@ pub async fn list_candidates(
                    WHERE room_nid IN (SELECT CAST(value->>0 AS BIGINT) FROM json_each($1))
                        AND term IN (SELECT CAST(value->>0 AS BIGINT) FROM json_each($2))
                    GROUP BY event_nid HAVING count(*) = $3)
-               SELECT e.nid, e.room_nid, e.origin_server_ts, count(*) OVER ()
+               SELECT e.nid, e.room_nid, e.origin_server_ts
                FROM hits JOIN events e ON e.nid = hits.event_nid
                WHERE e.flags & 15 = 0
                    AND (e.origin_server_ts < $4 OR e.origin_server_ts = $4 AND e.nid < $5)
@@ -108,12 +106,11 @@ pub async fn list_candidates(
     let count = terms.len();
     let terms = json_rows(terms.iter().copied());
     let params = params![rooms, terms, count, before.0, before.1, limit];
-    let rows: Vec<(i64, i64, i64, i64)> = db.fetch_all(sql, &params).await?;
-    let candidate = |(event, room, origin_server_ts, total)| Candidate {
+    let rows: Vec<(i64, i64, i64)> = db.fetch_all(sql, &params).await?;
+    let candidate = |(event, room, origin_server_ts)| Candidate {
         event: EventNid(event),
         room: RoomNid(room),
         origin_server_ts,
-        total,
     };
     Ok(rows.into_iter().map(candidate).collect())
 }

@@ -121,6 +121,13 @@ both_databases! {
         say(&alice, &room, text("secret after")).await;
         assert_eq!(find(&bob, "secret").await, ["secret between"]);
         assert_eq!(find(&alice, "secret").await, ["secret after", "secret between", "secret before"]);
+        // Not even how many others there are is told.
+        for order in ["recent", "rank"] {
+            let filter = json!({ "limit": 1 });
+            let criteria = json!({ "search_term": "secret", "order_by": order, "filter": filter });
+            assert_eq!(search(&bob, criteria.clone()).await["count"], 1, "{order}");
+            assert_eq!(search(&alice, criteria).await["count"], 3, "{order}");
+        }
 
         let ignored = json!({ "ignored_users": { &alice.user_id: {} } });
         let path = format!("/_matrix/client/v3/user/{}/account_data/m.ignored_user_list", bob.user_id);
