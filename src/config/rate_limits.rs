@@ -33,7 +33,8 @@ pub struct RateLimitsConfig {
     pub changes: RateLimit,
     /// Messages from device to device, per user.
     pub to_device: RateLimit,
-    /// Expensive reads (search in the directory and of users, summaries), per user.
+    /// Expensive reads (search in the directory and of users, summaries), per user; what other servers
+    /// are asked for those who are not logged in, per address.
     pub searches: RateLimit,
     /// Uploads, per user.
     pub media_uploads: RateLimit,

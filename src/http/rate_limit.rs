@@ -108,6 +108,19 @@ impl RateLimits {
         self.take_from((action, party), limit, now_ms)
     }
 
+    /// Takes a token of a user, or of an address where nobody has to be logged in.
+    pub fn take_of_anybody(
+        &self,
+        action: Action,
+        (session, address): (Option<&Session>, Option<IpAddr>),
+        now_ms: u64,
+    ) -> MatrixResult<()> {
+        match session {
+            Some(session) => self.take(action, session, now_ms),
+            None => self.take_of_address(action, address, now_ms),
+        }
+    }
+
     /// Takes a token of a mail address.
     pub fn take_of_mailbox(
         &self,

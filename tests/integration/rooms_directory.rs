@@ -2,11 +2,13 @@
 
 use std::collections::BTreeSet;
 
+use hearth::config::RateLimit;
+use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::{
     both_databases,
-    harness::Server,
+    harness::{Client, Server},
     rooms::{V1, V3, act, content_of, create_room, join, say, set_state},
 };
 
@@ -43,6 +45,31 @@ both_databases! {
         let carol = server.register("carol").await;
         let joined = carol.post(&format!("{V3}/join/%23a:hearth.test"), &json!({})).await.ok();
         assert_eq!(joined["room_id"], room.as_str());
+    }
+
+    async fn strangers_have_other_servers_asked_seldom_only(backend: Backend) {
+        let server = Server::start_with(backend, |config| {
+            config.rate_limits.enabled = true;
+            config.rate_limits.searches = RateLimit { enabled: true, per_second: 0.001, burst: 1 };
+        }).await;
+        let (alice, nobody) = (server.register("alice").await, server.client());
+        // That a server cannot be reached is no answer that the specification knows here.
+        let is_limited = async |client: &Client, path: &str| {
+            let answer = client.request(Method::GET, path).send().await.unwrap();
+            answer.status() == StatusCode::TOO_MANY_REQUESTS
+        };
+        let profile = format!("{V3}/profile/@bob:elsewhere.test");
+        assert!(!is_limited(&nobody, &profile).await);
+        assert!(is_limited(&nobody, &profile).await);
+        let elsewhere = format!("{V3}/publicRooms?server=elsewhere.test");
+        assert!(is_limited(&nobody, &elsewhere).await);
+        nobody.get(&format!("{V3}/publicRooms?server=hearth.test")).await.ok();
+        nobody.get(&format!("{V3}/profile/{}", alice.user_id)).await.ok();
+        for _ in 0..2 {
+            assert!(!is_limited(&alice, &profile).await);
+        }
+        assert!(!is_limited(&alice, &elsewhere).await);
+        assert!(is_limited(&alice, &elsewhere).await);
     }
 
     async fn the_directory_is_searched_and_paged_by_size(backend: Backend) {

@@ -6,10 +6,13 @@ use serde_json::{Map, Value, json};
 
 use super::appservice::ensure_user;
 use crate::{
-    accounts::profiles::{FIELD_NAME_BYTES_MAX, Profile, ProfileError},
+    accounts::{
+        profiles::{FIELD_NAME_BYTES_MAX, Profile, ProfileError},
+        sessions::Session,
+    },
     http::{
         App, AppState,
-        auth::{OptionalSession, UserOrGuestSession, refuse_suspended},
+        auth::{ClientAddress, OptionalSession, UserOrGuestSession, refuse_suspended},
         error::{MatrixError, MatrixResult},
         json::{Empty, Json, JsonBody, Path},
         rate_limit::Action,
@@ -24,10 +27,12 @@ const AVATAR_URL_BYTES_MAX: usize = 1000;
 /// `GET /profile/{userId}`.
 pub async fn get_profile(
     State(app): State<AppState>,
-    _: OptionalSession,
+    OptionalSession(session): OptionalSession,
+    address: ClientAddress,
     Path(user_id): Path<OwnedUserId>,
 ) -> MatrixResult<Json<Value>> {
     if user_id.server_name() != app.rooms.server_name() {
+        limit_strangers(&app, session.as_deref(), address)?;
         return Ok(Json(Value::Object(load_remote(&app, &user_id, None).await?)));
     }
     let profile = load_profile(&app, &user_id).await?;
@@ -37,11 +42,13 @@ pub async fn get_profile(
 /// `GET /profile/{userId}/{keyName}`.
 pub async fn get_field(
     State(app): State<AppState>,
-    _: OptionalSession,
+    OptionalSession(session): OptionalSession,
+    address: ClientAddress,
     Path((user_id, field)): Path<(OwnedUserId, String)>,
 ) -> MatrixResult<Json<Value>> {
     check_field_name(&field)?;
     if user_id.server_name() != app.rooms.server_name() {
+        limit_strangers(&app, session.as_deref(), address)?;
         let mut profile = load_remote(&app, &user_id, Some(&field)).await?;
         let value = profile.remove(&field).filter(|value| !value.is_null());
         let value = value.ok_or_else(|| MatrixError::not_found(NO_FIELD))?;
@@ -101,6 +108,18 @@ impl From<ProfileError> for MatrixError {
 }
 
 /// What another server says of its user.
+/// Who is not logged in shall not have this server ask others as often as they like.
+fn limit_strangers(
+    app: &App,
+    session: Option<&Session>,
+    address: ClientAddress,
+) -> MatrixResult<()> {
+    match session {
+        Some(_) => Ok(()),
+        None => app.rate_limits.take_of_address(Action::Search, address.0, app.clock.now_ms()),
+    }
+}
+
 async fn load_remote(
     app: &App,
     user_id: &UserId,

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     appservices::read_instance_id,
     http::{
-        auth::UserSession,
+        auth::{ClientAddress, OptionalSession, UserSession},
         error::{MatrixError, MatrixResult},
         json::{Empty, Json, JsonBody, OptionalJsonBody, Path, Query},
         rate_limit::Action,
@@ -186,9 +186,16 @@ pub async fn put_visibility(
 /// `GET /publicRooms`
 pub async fn get_public_rooms(
     State(app): State<AppState>,
+    OptionalSession(session): OptionalSession,
+    address: ClientAddress,
     Query(query): Query<PublicRoomsQuery>,
 ) -> MatrixResult<Json<Value>> {
     let PublicRoomsQuery { limit, since, server } = query;
+    // Nobody shall have this server ask others as often as they like.
+    if server.as_deref().is_some_and(|server| server != app.rooms.server_name()) {
+        let party = (session.as_deref(), address.0);
+        app.rate_limits.take_of_anybody(Action::Search, party, app.clock.now_ms())?;
+    }
     let body = PublicRoomsBody::page(limit, since);
     list_public_rooms(&app, server.as_deref(), body).await
 }
