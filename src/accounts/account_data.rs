@@ -30,6 +30,8 @@ const PIECES_MAX: i64 = 100_000;
 const TOTAL_BYTES_MAX: i64 = 64 << 20;
 /// Tags of one room.
 const TAGS_MAX: usize = 1_000;
+/// Filters of one user. Apps make a handful, the same ones again and again.
+const FILTERS_MAX: i64 = 1_000;
 /// Bytes of the hash that names a filter.
 const FILTER_ID_BYTES: usize = 9;
 
@@ -221,10 +223,13 @@ impl Accounts {
         &self,
         user_id: &UserId,
         filter: &str,
-    ) -> Result<String, StorageError> {
+    ) -> Result<String, StoreDataError> {
         let hash = Sha256::digest(filter.as_bytes());
         let filter_id = BASE64_URL_SAFE_NO_PAD.encode(&hash[..FILTER_ID_BYTES]);
         if self.find_filter(user_id, &filter_id).await?.is_none() {
+            if account_data::count_filters(&self.database, user_id.as_str()).await? >= FILTERS_MAX {
+                return Err(StoreDataError::TooMuch);
+            }
             let mut tx = WriteTx::new();
             account_data::push_filter(&mut tx, user_id.as_str(), &filter_id, filter);
             self.writer.commit(tx).await?;

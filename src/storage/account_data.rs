@@ -139,5 +139,11 @@ pub async fn find_filter(
     Ok(row.map(|(filter,)| filter))
 }
 
+pub async fn count_filters(database: &Database, user_id: &str) -> Result<i64, StorageError> {
+    let sql = "SELECT count(*) FROM filters WHERE user_id = $1";
+    let (count,): (i64,) = database.fetch_one(sql, &params![user_id]).await?;
+    Ok(count)
+}
+
 const FIND_SQL: &str = "SELECT content FROM account_data
     WHERE user_id = $1 AND room_id = $2 AND kind = $3";

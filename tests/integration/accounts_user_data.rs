@@ -216,6 +216,14 @@ both_databases! {
         let bob = server.register("bob").await;
         bob.post(&path, &filter).await.error(403, "M_FORBIDDEN");
         bob.get(&stored).await.error(403, "M_FORBIDDEN");
+        // Nobody fills the disk with filters.
+        let user = alice.user_id.as_str().try_into().unwrap();
+        for number in 1..1000 {
+            let filter = format!("{{\"number\":{number}}}");
+            server.app.accounts.store_filter(user, &filter).await.unwrap();
+        }
+        alice.post(&path, &json!({ "one": "more" })).await.error(413, "M_TOO_LARGE");
+        assert_eq!(alice.post(&path, &filter).await.ok()["filter_id"], id);
     }
 
     async fn push_rules_are_changed_one_by_one(backend: Backend) {
