@@ -185,24 +185,14 @@ impl Rooms {
             let mut attempt = Attempt::new_room(engine, rules, room_id.clone(), &known);
             match attempt.add_all(requests) {
                 Ok(()) => {
-                    let room_id = attempt.room_id.clone().ok_or(AppendError::Contended)?;
-                    let head = Head::empty();
-                    let room = Room::new(attempt.room_nid, room_id, rules, head, i64::MIN);
-                    let room = Arc::new(room);
-                    let (head, _, mut tx) = attempt.finish(&room, extra);
-                    *room.speculative.lock() = head;
-                    let (registered, shared) = (Arc::clone(&room), Arc::clone(engine));
-                    tx.after_commit(move |_| shared.register(&registered));
+                    let room = attempt.begin_room().ok_or(AppendError::Contended)?;
+                    let tx = attempt.finish_new(&room, extra);
                     permit.submit(tx).committed().await?;
                     return Ok(room);
                 }
                 Err(AttemptError::Failed(error)) => return Err(error),
-                Err(AttemptError::Missing(Missing::Key(kind, state_key))) => {
-                    self.fetch_key(kind, state_key, &mut known).await?;
-                }
-                // A new room has no state but what this attempt itself made.
-                Err(AttemptError::Missing(_)) => {
-                    return Err(AppendError::Contended);
+                Err(AttemptError::Missing(missing)) => {
+                    self.fetch_for_new(missing, &mut known).await?;
                 }
             }
         }
@@ -263,7 +253,19 @@ impl Rooms {
         }
     }
 
-    pub(super) async fn fetch_key(
+    /// As [`Rooms::fetch`], for a new room, which has no state but what an attempt itself made.
+    pub(super) async fn fetch_for_new(
+        &self,
+        missing: Missing,
+        known: &mut Known,
+    ) -> Result<(), AppendError> {
+        match missing {
+            Missing::Key(kind, state_key) => self.fetch_key(kind, state_key, known).await,
+            Missing::Event(_) | Missing::Resolution(_) => Err(AppendError::Contended),
+        }
+    }
+
+    async fn fetch_key(
         &self,
         kind: String,
         state_key: String,

@@ -29,6 +29,22 @@ use crate::{
 const WEIGHED_EVERY: i64 = 32;
 
 impl Attempt<'_> {
+    /// The room that these events begin, which nobody knows yet; None before the first one.
+    pub fn begin_room(&self) -> Option<Arc<Room>> {
+        let room_id = self.room_id.clone()?;
+        let room = Room::new(self.room_nid, room_id, self.rules, Head::empty(), i64::MIN);
+        Some(Arc::new(room))
+    }
+
+    /// As [`Attempt::finish`], for the room of [`Attempt::begin_room`], which is known after the commit.
+    pub fn finish_new(self, room: &Arc<Room>, extra: Option<ExtraRows<'_>>) -> WriteTx {
+        let (registered, shared) = (Arc::clone(room), Arc::clone(self.engine));
+        let (head, _, mut tx) = self.finish(room, extra);
+        *room.speculative.lock() = head;
+        tx.after_commit(move |_| shared.register(&registered));
+        tx
+    }
+
     /// Queues what depends on the whole, and says what happens after the commit.
     pub fn finish(
         mut self,

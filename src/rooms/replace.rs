@@ -124,11 +124,10 @@ impl Rooms {
                     let closing = self.make_signed(old, &requests, &mut known.old, policy).await;
                     return Ok(Made { opening, closing: closing.map_err(ReplaceError::Old)? });
                 }
-                Err(AttemptError::Missing(Missing::Key(kind, state_key))) => {
-                    let fetched = self.fetch_key(kind, state_key, &mut known.new).await;
+                Err(AttemptError::Missing(missing)) => {
+                    let fetched = self.fetch_for_new(missing, &mut known.new).await;
                     fetched.map_err(failed_new)?;
                 }
-                Err(AttemptError::Missing(_)) => break,
                 Err(AttemptError::Failed(error)) => return Err(failed_new(error)),
             }
         }
@@ -157,12 +156,10 @@ impl Rooms {
                     let fetched = self.fetch(old, missing, &mut known.old).await;
                     fetched.map_err(ReplaceError::Old)?;
                 }
-                Lack::New(Missing::Key(kind, state_key)) => {
-                    let fetched = self.fetch_key(kind, state_key, &mut known.new).await;
+                Lack::New(missing) => {
+                    let fetched = self.fetch_for_new(missing, &mut known.new).await;
                     fetched.map_err(failed_new)?;
                 }
-                // A new room has no state but what this attempt itself made.
-                Lack::New(_) => break,
             }
         }
         Err(ReplaceError::Old(AppendError::Contended))
@@ -181,18 +178,13 @@ impl Rooms {
         let mut opening = Attempt::new_room(engine, plan.rules, room_id, &known.new);
         add(&mut opening, &plan.opening, made.map(|made| &*made.opening)).map_err(lack_new)?;
         let contended = || Lack::Failed(ReplaceError::Old(AppendError::Contended));
-        let room_id = opening.room_id.clone().ok_or_else(contended)?;
-        let nid = opening.room_nid;
-        let room = Arc::new(Room::new(nid, room_id, plan.rules, Head::empty(), i64::MIN));
+        let room = opening.begin_room().ok_or_else(contended)?;
         let closing = (plan.closing)(&room.room_id);
         let mut speculative = old.speculative.lock();
         let mut ending = Attempt::new(engine, old, Head::clone(&speculative), &known.old);
         add(&mut ending, &closing, made.map(|made| &*made.closing)).map_err(lack_old)?;
-        let (head, _, mut tx) = opening.finish(&room, None);
-        *room.speculative.lock() = head;
-        let (registered, shared) = (Arc::clone(&room), Arc::clone(engine));
-        tx.after_commit(move |_| shared.register(&registered));
-        let of_new = |tx: &mut WriteTx, _: RoomNid| (plan.extra)(tx, nid);
+        let mut tx = opening.finish_new(&room, None);
+        let of_new = |tx: &mut WriteTx, _: RoomNid| (plan.extra)(tx, room.nid);
         let (head, _, rest) = ending.finish(old, Some(&of_new));
         tx.absorb(rest);
         *speculative = head;
