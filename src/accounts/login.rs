@@ -7,6 +7,7 @@ use serde::Deserialize;
 use super::{
     Accounts,
     flags::AccountFlags,
+    manage::insert_device,
     sessions::{Session, hash_token},
     validation::{EMAIL, canonical_address},
 };
@@ -208,13 +209,10 @@ impl Accounts {
                 Box::pin(async move {
                     let flags = check_may_log_in(tx, &token_user).await?;
                     let name = device.display_name.as_deref();
-                    if devices::insert(tx, &token_user, &token_device, name, now_ts).await? {
-                        if devices::count(tx, &token_user).await? > devices_max as i64 {
-                            return Err(LoginError::TooManyDevices);
-                        }
-                        if let Some(watcher) = &watcher {
-                            watcher.device_created(tx, &token_user, &token_device);
-                        }
+                    let (watcher, device) = (watcher.as_deref(), (&*token_user, &*token_device));
+                    let is_new = insert_device(tx, watcher, device, name, now_ts).await?;
+                    if is_new && devices::count(tx, &token_user).await? > devices_max as i64 {
+                        return Err(LoginError::TooManyDevices);
                     }
                     let gone = tokens::delete_of_device(tx, &token_user, &token_device).await?;
                     tokens::insert(tx, &row.for_device(&token_user, &token_device)).await?;

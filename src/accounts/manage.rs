@@ -61,6 +61,21 @@ pub trait DeviceWatcher: Send + Sync {
     ) -> BoxFuture<'a, Result<(), StorageError>>;
 }
 
+/// Makes a device (user and ID) unless it exists, and has the watcher learn of it; whether it is new.
+pub(super) async fn insert_device(
+    tx: &mut WriteTransaction<'_>,
+    watcher: Option<&dyn DeviceWatcher>,
+    (user_id, device_id): (&str, &str),
+    display_name: Option<&str>,
+    created_ts: u64,
+) -> Result<bool, StorageError> {
+    let is_new = devices::insert(tx, user_id, device_id, display_name, created_ts).await?;
+    if let Some(watcher) = watcher.filter(|_| is_new) {
+        watcher.device_created(tx, user_id, device_id);
+    }
+    Ok(is_new)
+}
+
 /// Why an account was not changed.
 #[derive(Debug, thiserror::Error)]
 pub enum ManageError {
@@ -240,12 +255,11 @@ impl Accounts {
             .transact(move |tx| {
                 Box::pin(async move {
                     let (user, name) = (user_id.as_str(), device.display_name.as_deref());
-                    let is_new = devices::insert(tx, user, &device_id, name, now_ts).await?;
+                    let device = (user, device_id.as_str());
+                    let watcher = watcher.as_deref();
+                    let is_new = insert_device(tx, watcher, device, name, now_ts).await?;
                     if is_new && devices::count(tx, user).await? > devices_max {
                         return Err(LoginError::TooManyDevices);
-                    }
-                    if let (true, Some(watcher)) = (is_new, watcher) {
-                        watcher.device_created(tx, user, &device_id);
                     }
                     Ok(is_new)
                 })

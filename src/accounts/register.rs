@@ -11,7 +11,7 @@ use super::{
     flags::AccountFlags,
     interactive_auth::Stage,
     login::{DeviceRequest, LoginError, NewSession, TokenRow},
-    manage::DeviceWatcher,
+    manage::{DeviceWatcher, insert_device},
     profiles::Profile,
     sessions::Sessions,
     validation::{ProvenAddress, Purpose},
@@ -21,7 +21,7 @@ use crate::{
     storage::{
         StorageError, WriteTransaction,
         accounts::{self, StoredAccount, StoredRegistrationToken},
-        devices, profiles, third_party_ids, tokens,
+        profiles, third_party_ids, tokens,
     },
 };
 
@@ -392,10 +392,7 @@ impl Registration {
         if let Some((device_id, name, row)) = &self.device {
             let created_ts = self.account.created_ts.cast_unsigned();
             let name = name.as_deref();
-            let is_new = devices::insert(tx, &user_id, device_id, name, created_ts).await?;
-            if let Some(watcher) = watcher.filter(|_| is_new) {
-                watcher.device_created(tx, &user_id, device_id);
-            }
+            insert_device(tx, watcher, (&user_id, device_id), name, created_ts).await?;
             tokens::insert(tx, &row.for_device(&user_id, device_id)).await?;
             if let Ok(owner) = UserId::parse(&user_id) {
                 let flags = AccountFlags(self.account.flags);
