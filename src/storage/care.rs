@@ -5,11 +5,56 @@ mod search;
 
 use super::{
     Database, EventNid, RoomNid, StateKeyNid, StateNid, Statement, StorageError, UserNid, WriteTx,
-    rooms::{RoomRow, SummaryRow},
+    rooms::RoomRow,
 };
 use crate::params;
 
 pub use self::search::{clear_search, count_stray_terms, count_terms, find_search_cursor};
+
+/// Writes rows of a table that are known by their first cells, with the one cell that may be wrong.
+macro_rules! correct_rows {
+    ($table:literal by $key:literal: $known_by:literal, $column:literal, $cells:literal) => {
+        Statement {
+            table: $table,
+            key: $key,
+            sql: concat!(
+                "INSERT INTO ",
+                $table,
+                " (",
+                $known_by,
+                ", ",
+                $column,
+                ") SELECT ",
+                $cells,
+                " FROM json_each($1) WHERE true ON CONFLICT (",
+                $known_by,
+                ") DO UPDATE SET ",
+                $column,
+                " = excluded.",
+                $column
+            ),
+        }
+    };
+}
+
+/// Deletes the rows of a table that are known by these cells.
+macro_rules! delete_rows {
+    ($table:literal by $key:literal: $known_by:literal, $cells:literal) => {
+        Statement {
+            table: concat!($table, "_deleted"),
+            key: $key,
+            sql: concat!(
+                "DELETE FROM ",
+                $table,
+                " WHERE (",
+                $known_by,
+                ") IN (SELECT ",
+                $cells,
+                " FROM json_each($1))"
+            ),
+        }
+    };
+}
 
 /// What is known of an event beside its text.
 #[derive(Clone, Debug)]
@@ -189,12 +234,10 @@ static CORRECT_MEMBER: Statement = Statement {
                   AND excluded.membership IN (4, 5) THEN memberships.forgotten ELSE 0 END",
 };
 
-static DELETE_MEMBER: Statement = Statement {
-    table: "memberships_deleted",
-    key: 2,
-    sql: "DELETE FROM memberships WHERE (user_nid, room_nid) IN
-              (SELECT CAST(value->>0 AS BIGINT), CAST(value->>1 AS BIGINT) FROM json_each($1))",
-};
+static DELETE_MEMBER: Statement = delete_rows!(
+    "memberships" by 2: "user_nid, room_nid",
+    "CAST(value->>0 AS BIGINT), CAST(value->>1 AS BIGINT)"
+);
 
 /// Writes a membership; a room that the user forgot stays forgotten.
 pub fn correct_member(tx: &mut WriteTx, (user, room): (UserNid, RoomNid), row: MemberRow) {
@@ -283,22 +326,15 @@ pub async fn list_edges(db: &Database, parents: &[EventNid]) -> Result<Vec<Edge>
     Ok(rows.into_iter().map(edge).collect())
 }
 
-static DELETE_EDGE: Statement = Statement {
-    table: "auth_edges_deleted",
-    key: 2,
-    sql: "DELETE FROM auth_edges WHERE (parent_nid, child_nid) IN
-              (SELECT CAST(value->>0 AS BIGINT), CAST(value->>1 AS BIGINT) FROM json_each($1))",
-};
+static DELETE_EDGE: Statement = delete_rows!(
+    "auth_edges" by 2: "parent_nid, child_nid",
+    "CAST(value->>0 AS BIGINT), CAST(value->>1 AS BIGINT)"
+);
 
-static CORRECT_EDGE: Statement = Statement {
-    table: "auth_edges",
-    key: 2,
-    sql: "INSERT INTO auth_edges (parent_nid, child_nid, child_key_nid)
-          SELECT CAST(value->>0 AS BIGINT), CAST(value->>1 AS BIGINT), CAST(value->>2 AS BIGINT)
-          FROM json_each($1) WHERE true
-          ON CONFLICT (parent_nid, child_nid)
-              DO UPDATE SET child_key_nid = excluded.child_key_nid",
-};
+static CORRECT_EDGE: Statement = correct_rows!(
+    "auth_edges" by 2: "parent_nid, child_nid", "child_key_nid",
+    "CAST(value->>0 AS BIGINT), CAST(value->>1 AS BIGINT), CAST(value->>2 AS BIGINT)"
+);
 
 pub fn correct_edge(tx: &mut WriteTx, (parent, child, key): Edge) {
     tx.push(&CORRECT_EDGE, vec![parent.into(), child.into(), key.into()]);
@@ -318,24 +354,16 @@ pub async fn list_missing(db: &Database, room: RoomNid) -> Result<Vec<MissingRow
     Ok(rows.into_iter().map(|(key, child, ordering)| (key, EventNid(child), ordering)).collect())
 }
 
-static CORRECT_MISSING: Statement = Statement {
-    table: "missing_events",
-    key: 3,
-    sql: "INSERT INTO missing_events (room_nid, event_key, child_nid, ordering)
-          SELECT CAST(value->>0 AS BIGINT), unhex(value->>1), CAST(value->>2 AS BIGINT),
-              CAST(value->>3 AS BIGINT)
-          FROM json_each($1) WHERE true
-          ON CONFLICT (room_nid, event_key, child_nid)
-              DO UPDATE SET ordering = excluded.ordering",
-};
+static CORRECT_MISSING: Statement = correct_rows!(
+    "missing_events" by 3: "room_nid, event_key, child_nid", "ordering",
+    "CAST(value->>0 AS BIGINT), unhex(value->>1), CAST(value->>2 AS BIGINT),
+     CAST(value->>3 AS BIGINT)"
+);
 
-static DELETE_MISSING: Statement = Statement {
-    table: "missing_events_deleted",
-    key: 3,
-    sql: "DELETE FROM missing_events WHERE (room_nid, event_key, child_nid) IN
-              (SELECT CAST(value->>0 AS BIGINT), unhex(value->>1), CAST(value->>2 AS BIGINT)
-               FROM json_each($1))",
-};
+static DELETE_MISSING: Statement = delete_rows!(
+    "missing_events" by 3: "room_nid, event_key, child_nid",
+    "CAST(value->>0 AS BIGINT), unhex(value->>1), CAST(value->>2 AS BIGINT)"
+);
 
 pub fn correct_missing(tx: &mut WriteTx, room: RoomNid, (key, child, ordering): &MissingRow) {
     let cells = vec![room.into(), key.as_slice().into(), (*child).into(), (*ordering).into()];
@@ -383,40 +411,26 @@ pub async fn list_changes(db: &Database, room: RoomNid) -> Result<Vec<ChangeRow>
     Ok(rows.into_iter().map(row).collect())
 }
 
-static CORRECT_FORK: Statement = Statement {
-    table: "room_forks",
-    key: 2,
-    sql: "INSERT INTO room_forks (room_nid, ordering, state_nid)
-          SELECT CAST(value->>0 AS BIGINT), CAST(value->>1 AS BIGINT), CAST(value->>2 AS BIGINT)
-          FROM json_each($1) WHERE true
-          ON CONFLICT (room_nid, ordering) DO UPDATE SET state_nid = excluded.state_nid",
-};
+static CORRECT_FORK: Statement = correct_rows!(
+    "room_forks" by 2: "room_nid, ordering", "state_nid",
+    "CAST(value->>0 AS BIGINT), CAST(value->>1 AS BIGINT), CAST(value->>2 AS BIGINT)"
+);
 
-static DELETE_FORK: Statement = Statement {
-    table: "room_forks_deleted",
-    key: 2,
-    sql: "DELETE FROM room_forks WHERE (room_nid, ordering) IN
-              (SELECT CAST(value->>0 AS BIGINT), CAST(value->>1 AS BIGINT) FROM json_each($1))",
-};
+static DELETE_FORK: Statement = delete_rows!(
+    "room_forks" by 2: "room_nid, ordering",
+    "CAST(value->>0 AS BIGINT), CAST(value->>1 AS BIGINT)"
+);
 
-static CORRECT_CHANGE: Statement = Statement {
-    table: "state_changes",
-    key: 3,
-    sql: "INSERT INTO state_changes (room_nid, ordering, state_key_nid, event_nid)
-          SELECT CAST(value->>0 AS BIGINT), CAST(value->>1 AS BIGINT), CAST(value->>2 AS BIGINT),
-              CAST(value->>3 AS BIGINT)
-          FROM json_each($1) WHERE true
-          ON CONFLICT (room_nid, ordering, state_key_nid)
-              DO UPDATE SET event_nid = excluded.event_nid",
-};
+static CORRECT_CHANGE: Statement = correct_rows!(
+    "state_changes" by 3: "room_nid, ordering, state_key_nid", "event_nid",
+    "CAST(value->>0 AS BIGINT), CAST(value->>1 AS BIGINT), CAST(value->>2 AS BIGINT),
+     CAST(value->>3 AS BIGINT)"
+);
 
-static DELETE_CHANGE: Statement = Statement {
-    table: "state_changes_deleted",
-    key: 3,
-    sql: "DELETE FROM state_changes WHERE (room_nid, ordering, state_key_nid) IN
-              (SELECT CAST(value->>0 AS BIGINT), CAST(value->>1 AS BIGINT),
-                  CAST(value->>2 AS BIGINT) FROM json_each($1))",
-};
+static DELETE_CHANGE: Statement = delete_rows!(
+    "state_changes" by 3: "room_nid, ordering, state_key_nid",
+    "CAST(value->>0 AS BIGINT), CAST(value->>1 AS BIGINT), CAST(value->>2 AS BIGINT)"
+);
 
 pub fn correct_fork(tx: &mut WriteTx, room: RoomNid, (ordering, state): (i64, StateNid)) {
     tx.push(&CORRECT_FORK, vec![room.into(), ordering.into(), state.into()]);
@@ -432,37 +446,4 @@ pub fn correct_change(tx: &mut WriteTx, room: RoomNid, (ordering, key, event): C
 
 pub fn delete_change(tx: &mut WriteTx, room: RoomNid, (ordering, key, _): ChangeRow) {
     tx.push(&DELETE_CHANGE, vec![room.into(), ordering.into(), key.into()]);
-}
-
-/// What the directory shows of a room.
-pub async fn find_summary(
-    db: &Database,
-    room: RoomNid,
-) -> Result<Option<SummaryRow>, StorageError> {
-    type Columns = (
-        Option<String>,
-        Option<String>,
-        Option<String>,
-        Option<String>,
-        String,
-        i64,
-        i64,
-        Option<String>,
-        Option<String>,
-    );
-    let sql = "SELECT name, topic, canonical_alias, avatar_url, join_rule, world_readable,
-                   guest_can_join, room_type, encryption
-               FROM room_summaries WHERE room_nid = $1";
-    let row = db.fetch_optional::<Columns>(sql, &params![room]).await?;
-    Ok(row.map(|columns| SummaryRow {
-        name: columns.0,
-        topic: columns.1,
-        canonical_alias: columns.2,
-        avatar_url: columns.3,
-        join_rule: columns.4,
-        world_readable: columns.5 != 0,
-        guest_can_join: columns.6 != 0,
-        room_type: columns.7,
-        encryption: columns.8,
-    }))
 }

@@ -75,32 +75,32 @@ static SAVE_EXCEPTION: Statement = Statement {
               highlights = excluded.highlights",
 };
 
-static INSERT_DEVIATION: Statement = Statement {
-    table: "notify_deviations",
-    key: 3,
-    sql: "INSERT INTO notify_deviations (user_id, room_nid, ordering, event_nid, thread, notifies,
-              highlights, notify_delta, highlight_delta, actions)
-          SELECT value->>0, CAST(value->>1 AS BIGINT), CAST(value->>2 AS BIGINT),
-              CAST(value->>3 AS BIGINT), value->>4, CAST(value->>5 AS BIGINT),
-              CAST(value->>6 AS BIGINT), CAST(value->>7 AS BIGINT), CAST(value->>8 AS BIGINT),
-              value->>9
-          FROM json_each($1) WHERE true ON CONFLICT DO NOTHING",
-};
+macro_rules! write_deviations {
+    ($conflict:literal) => {
+        Statement {
+            table: "notify_deviations",
+            key: 3,
+            sql: concat!(
+                "INSERT INTO notify_deviations (user_id, room_nid, ordering, event_nid, thread,
+                     notifies, highlights, notify_delta, highlight_delta, actions)
+                 SELECT value->>0, CAST(value->>1 AS BIGINT), CAST(value->>2 AS BIGINT),
+                     CAST(value->>3 AS BIGINT), value->>4, CAST(value->>5 AS BIGINT),
+                     CAST(value->>6 AS BIGINT), CAST(value->>7 AS BIGINT),
+                     CAST(value->>8 AS BIGINT), value->>9
+                 FROM json_each($1) WHERE true ON CONFLICT ",
+                $conflict
+            ),
+        }
+    };
+}
 
-static REPLACE_DEVIATION: Statement = Statement {
-    table: "notify_deviations",
-    key: 3,
-    sql: "INSERT INTO notify_deviations (user_id, room_nid, ordering, event_nid, thread, notifies,
-              highlights, notify_delta, highlight_delta, actions)
-          SELECT value->>0, CAST(value->>1 AS BIGINT), CAST(value->>2 AS BIGINT),
-              CAST(value->>3 AS BIGINT), value->>4, CAST(value->>5 AS BIGINT),
-              CAST(value->>6 AS BIGINT), CAST(value->>7 AS BIGINT), CAST(value->>8 AS BIGINT),
-              value->>9
-          FROM json_each($1) WHERE true
-          ON CONFLICT (user_id, room_nid, ordering) DO UPDATE SET notifies = excluded.notifies,
-              highlights = excluded.highlights, notify_delta = excluded.notify_delta,
-              highlight_delta = excluded.highlight_delta, actions = excluded.actions",
-};
+static INSERT_DEVIATION: Statement = write_deviations!("DO NOTHING");
+
+static REPLACE_DEVIATION: Statement = write_deviations!(
+    "(user_id, room_nid, ordering) DO UPDATE SET notifies = excluded.notifies,
+         highlights = excluded.highlights, notify_delta = excluded.notify_delta,
+         highlight_delta = excluded.highlight_delta, actions = excluded.actions"
+);
 
 static DELETE_DEVIATIONS: Statement = Statement {
     table: "notify_deviations_deleted",

@@ -67,19 +67,6 @@ macro_rules! select_listed {
 }
 pub(super) use select_listed;
 
-macro_rules! select_rooms {
-    ($rest:literal) => {
-        concat!(
-            "SELECT r.nid, r.room_id, r.joined_count, s.name, s.topic, s.canonical_alias,
-                 s.avatar_url, s.join_rule, CAST(s.world_readable AS BIGINT),
-                 CAST(s.guest_can_join AS BIGINT), s.room_type, s.encryption
-             FROM published_rooms p JOIN rooms r ON r.nid = p.room_nid
-                 JOIN room_summaries s ON s.room_nid = p.room_nid ",
-            $rest
-        )
-    };
-}
-
 type Columns = (
     i64,
     String,
@@ -101,14 +88,14 @@ pub async fn list_after(
     place: DirectoryPlace,
     limit: usize,
 ) -> Result<Vec<DirectoryRow>, StorageError> {
-    let sql = select_rooms!(
-        "WHERE r.joined_count > 0
+    let sql = select_listed!(
+        "JOIN published_rooms p ON p.room_nid = r.nid
+         WHERE r.joined_count > 0
              AND (r.joined_count < $1 OR (r.joined_count = $1 AND r.nid > $2))
          ORDER BY r.joined_count DESC, r.nid LIMIT $3"
     );
     let params = params![place.joined_count, place.room, limit];
-    let rows: Vec<Columns> = db.fetch_all(sql, &params).await?;
-    Ok(rows.into_iter().map(from_columns).collect())
+    fetch_rows(db, sql, &params).await
 }
 
 /// Published rooms with members before a place, in the opposite order.
@@ -117,14 +104,23 @@ pub async fn list_before(
     place: DirectoryPlace,
     limit: usize,
 ) -> Result<Vec<DirectoryRow>, StorageError> {
-    let sql = select_rooms!(
-        "WHERE r.joined_count > 0
+    let sql = select_listed!(
+        "JOIN published_rooms p ON p.room_nid = r.nid
+         WHERE r.joined_count > 0
              AND (r.joined_count > $1 OR (r.joined_count = $1 AND r.nid < $2))
          ORDER BY r.joined_count, r.nid DESC LIMIT $3"
     );
     let params = params![place.joined_count, place.room, limit];
-    let rows: Vec<Columns> = db.fetch_all(sql, &params).await?;
-    Ok(rows.into_iter().map(from_columns).collect())
+    fetch_rows(db, sql, &params).await
+}
+
+/// What a directory would show of a room.
+pub async fn find_listed(
+    db: &Database,
+    room: RoomNid,
+) -> Result<Option<DirectoryRow>, StorageError> {
+    let sql = select_listed!("WHERE r.nid = $1");
+    Ok(fetch_rows(db, sql, &params![room]).await?.pop())
 }
 
 /// Runs a query made by [`select_listed!`].

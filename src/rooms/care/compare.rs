@@ -22,6 +22,7 @@ use super::{
 use crate::storage::{
     self, EventNid, StateKeyNid, StateNid, StorageError,
     care::{self, RelationFacts},
+    directory,
     events::flags,
     relations::Relation,
     rooms::{RoomRow, SummaryRow},
@@ -161,8 +162,8 @@ impl Replay<'_> {
         let pinned = self.rooms.0.load_pinned(self.room.facts(), &self.line.current).await?;
         let head = Head { pinned: Arc::new(pinned), ..Head::empty() };
         let derived = summary::of_head(&head, self.room.rules);
-        let noted = care::find_summary(self.rooms.database(), self.row.nid).await?;
-        if noted != Some(without_nul(&derived)) {
+        let listed = directory::find_listed(self.rooms.database(), self.row.nid).await?;
+        if listed.map(|listed| listed.summary) != Some(without_nul(&derived)) {
             self.findings.note("what the directory shows of the room is not what its state says");
             storage::rooms::save_summary(&mut self.findings.tx, self.row.nid, &derived);
         }
