@@ -119,7 +119,6 @@ impl App {
         let media = Media::open(&config, clock.clone(), store, background).await?;
         let sync = start_sync(&config, &rooms, &accounts, (&ephemeral, &encryption, &push));
         let state_events_max = config.rooms.state_events_max;
-        let preview_settings = config.url_previews.clone();
         let notices = Arc::new(start_notices(&config, &accounts, &rooms));
         report_silent_services(&appservices, &notices, (tasks.clone(), shutdown.clone()));
         let app = Arc::new(Self {
@@ -131,6 +130,7 @@ impl App {
             mailer,
             livekit: start_livekit(&config, &accounts, &rooms, &federation),
             delayed_events: DelayedEvents::new(rooms.clone(), accounts.clone(), state_events_max),
+            url_previews: UrlPreviews::new(config.url_previews.clone(), media.clone(), outbound),
             config,
             clock,
             database,
@@ -148,7 +148,6 @@ impl App {
             push_delivery,
             sliding_sync: SlidingSync::new(&sync),
             sync,
-            url_previews: UrlPreviews::new(preview_settings, media.clone(), outbound),
             media,
             shutdown,
             tasks,
