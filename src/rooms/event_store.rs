@@ -8,31 +8,20 @@ use std::{
     },
 };
 
-use base64::{
-    Engine,
-    alphabet::{STANDARD, URL_SAFE},
-    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
-};
 use quick_cache::{Weighter, sync::Cache};
 use ruma::{EventId, OwnedEventId, RoomId};
 
+pub(super) use super::event_key::event_id_of_key;
+pub use super::event_key::event_key;
 use crate::{
     cache_figures::CacheFigures,
-    protocol::{
-        event::Event,
-        room_version::{EventIdFormat, RoomRules},
-    },
+    protocol::{event::Event, room_version::RoomRules},
     storage::{
         self, Database, EventNid, RoomNid, StateKeyNid, StateNid, StorageError,
         events::{EventRow, flags},
     },
 };
 
-const UNPADDED: GeneralPurposeConfig = GeneralPurposeConfig::new()
-    .with_encode_padding(false)
-    .with_decode_padding_mode(DecodePaddingMode::Indifferent);
-const BASE64: GeneralPurpose = GeneralPurpose::new(&STANDARD, UNPADDED);
-const BASE64_URL: GeneralPurpose = GeneralPurpose::new(&URL_SAFE, UNPADDED);
 /// Events looked up by one query.
 const LOOKUP_STEP: usize = 500;
 /// What a cached event costs beside its text, bytes.
@@ -492,25 +481,4 @@ fn read_row(
         ordering: AtomicI64::new(row.ordering),
         relations: AtomicU8::new(UNKNOWN),
     })
-}
-
-/// What `event_keys` holds for an event ID: the 32 bytes of its hash from room version 3 on,
-/// the ID itself before.
-pub fn event_key(id: &EventId) -> Vec<u8> {
-    let text = id.as_str();
-    let hash = text.strip_prefix('$').filter(|hash| hash.len() == 43);
-    let decoded = hash.and_then(|hash| match hash.contains(['+', '/']) {
-        true => BASE64.decode(hash).ok(),
-        false => BASE64_URL.decode(hash).ok(),
-    });
-    decoded.unwrap_or_else(|| text.as_bytes().to_vec())
-}
-
-pub(super) fn event_id_of_key(key: &[u8], rules: &RoomRules) -> Result<OwnedEventId, String> {
-    let text = match rules.event_id_format {
-        EventIdFormat::Opaque => String::from_utf8_lossy(key).into_owned(),
-        EventIdFormat::Base64 => format!("${}", BASE64.encode(key)),
-        EventIdFormat::UrlSafeBase64 => format!("${}", BASE64_URL.encode(key)),
-    };
-    EventId::parse(text).map_err(|error| error.to_string())
 }

@@ -18,6 +18,7 @@ mod descent;
 mod directory;
 mod erasures;
 mod event_filter;
+mod event_key;
 mod event_store;
 mod fork;
 mod gap;
