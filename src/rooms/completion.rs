@@ -19,7 +19,7 @@ use super::{
     receive::ReceiveError,
     registry::Rooms,
     rejudging::{Judgement, Roots, Whole},
-    room::Room,
+    room::{Head, Room},
     state::{State, differences},
     summary,
     told_state::ToldState,
@@ -61,7 +61,9 @@ impl Rooms {
         for _ in 0..ATTEMPTS_MAX {
             self.fetch_roots(&hunt, room, &mut roots, &told).await?;
             let _alone = room.receiving.lock().await;
-            if room.head().partial() != Some(&partial) {
+            // What is sent from here on is not among the events that are judged again.
+            let head = room.head();
+            if head.partial() != Some(&partial) {
                 return Ok(false);
             }
             let events = self.load_partial(room).await?;
@@ -69,7 +71,7 @@ impl Rooms {
                 continue;
             }
             let whole = self.judge_again(room, (&join, &events), &roots).await?;
-            match self.become_whole(room, &partial, (&whole, &told, &given)).await {
+            match self.become_whole(room, &head, (&whole, &told, &given)).await {
                 Ok(()) => {
                     room.completed.notify_waiters();
                     return Ok(true);
@@ -197,14 +199,13 @@ impl Rooms {
         Ok(())
     }
 
-    /// Puts the room upon the whole state, unless it has moved on meanwhile ([`AppendError::Contended`]).
+    /// Puts the room upon the whole state, unless it has moved on from `head` ([`AppendError::Contended`]).
     async fn become_whole(
         &self,
         room: &Arc<Room>,
-        partial: &Arc<PartialState>,
+        head: &Head,
         (whole, told, given): (&Whole, &ToldState, &[(StateKeyNid, EventNid)]),
     ) -> Result<(), AppendError> {
-        let head = room.head();
         let expected: Vec<EventNid> = head.extremities.iter().map(|event| event.nid).collect();
         let changes = differences(head.state.map(), whole.state.map());
         let mut known = Known::default();
@@ -222,7 +223,7 @@ impl Rooms {
         let moved = self.load_moved(room, whole, (&head.state, given), &mut known).await?;
         let become_whole = |attempt: &mut Attempt<'_>| {
             let found: Vec<EventNid> = attempt.head.extremities.iter().map(|e| e.nid).collect();
-            if attempt.head.partial.as_ref() != Some(partial) || found != expected {
+            if attempt.head.partial != head.partial || found != expected {
                 return Err(AttemptError::Failed(AppendError::Contended));
             }
             attempt.complete(self, room, (whole, &members, &moved))
