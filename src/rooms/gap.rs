@@ -417,19 +417,26 @@ impl<'a> Hunt<'a> {
             let Some(event) = self.earliest_end(&passed_over) else {
                 if has_asked { continue } else { return Ok(()) }
             };
-            // Another end may lie in another gap, of which more is told.
             passed_over.insert(event.event_id().to_owned());
-            let Some(state) = self.fetch_state_before(&event).await? else { continue };
-            let mut taking = self.take(&event, Basis::Bridged(&state)).await?;
-            if matches!(taking, Taking::Lacking(_)) {
-                self.fetch_auth_of(&event).await?;
-                taking = self.take(&event, Basis::Bridged(&state)).await?;
-            }
-            if matches!(taking, Taking::Done(_)) {
+            if self.bridge_at(&event).await? {
                 self.retry().await?;
+            } else if !self.is_repeated {
+                return Ok(());
             }
+            // Of what waits, another end may lie in another gap, of which more is told.
         }
         Ok(())
+    }
+
+    /// Takes an event upon the state before it as it is told. False when nobody tells what is needed.
+    async fn bridge_at(&mut self, event: &Arc<Event>) -> Result<bool, ReceiveError> {
+        let Some(state) = self.fetch_state_before(event).await? else { return Ok(false) };
+        let mut taking = self.take(event, Basis::Bridged(&state)).await?;
+        if matches!(taking, Taking::Lacking(_)) {
+            self.fetch_auth_of(event).await?;
+            taking = self.take(event, Basis::Bridged(&state)).await?;
+        }
+        Ok(matches!(taking, Taking::Done(_)))
     }
 
     /// Fetches singly what the earliest end of the gap follows that was not `asked` about yet. False when
