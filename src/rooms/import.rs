@@ -300,7 +300,11 @@ impl Rooms {
         };
         let strip = |entry: &Value| {
             let names = ["content", "sender", "state_key", "type"];
-            let kept = names.iter().map(|name| ((*name).to_owned(), entry[*name].clone()));
+            // Those of the create event were kept where they are proven (MSC4311).
+            let extra = ["event_id", "origin_server_ts"];
+            let extra = extra.iter().filter(|name| entry.get(**name).is_some());
+            let names = names.iter().chain(extra);
+            let kept = names.map(|name| ((*name).to_owned(), entry[*name].clone()));
             Value::Object(kept.collect()).to_string()
         };
         Ok(Some(entries.iter().filter(is_other).map(strip).collect()))

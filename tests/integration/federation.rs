@@ -185,6 +185,9 @@ two_servers! {
             let kinds: Vec<_> =
                 events.as_array().unwrap().iter().map(|e| e["type"].as_str().unwrap()).collect();
             assert!(kinds.contains(&"m.room.create") && kinds.contains(&"m.room.name"), "{kinds:?}");
+            // As who is invited here has it (MSC4311).
+            let create = events.as_array().unwrap().iter().find(|e| e["type"] == "m.room.create");
+            assert!(create.unwrap()["origin_server_ts"].is_i64(), "{events}");
             if accepts {
                 let path = format!("/_matrix/client/v3/rooms/{room}/join");
                 bob.post(&path, &json!({})).await.ok();
