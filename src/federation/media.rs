@@ -72,7 +72,9 @@ impl Federation {
         let request = PeerRequest::get(path(prefix, [&address.media_id], &query));
         match self.peers().open(&address.server_name, request).await {
             Ok(answer) => self.read_multipart(answer).await,
-            Err(error) if error.is_unrecognized() => self.open_older(address).await,
+            Err(error) if error.is_unrecognized() || is_no_answer(&error) => {
+                self.open_older(address).await
+            }
             Err(error) => Err(error.into()),
         }
     }
@@ -146,4 +148,9 @@ fn body_of(answer: AnswerStream) -> impl Stream<Item = std::io::Result<Bytes>> +
 
 fn header(headers: &HeaderMap, name: &str) -> Option<String> {
     headers.get(name)?.to_str().ok().map(str::to_owned)
+}
+
+/// Whether a refusal has no code, as those of endpoints have that a server does not know.
+fn is_no_answer(error: &PeerError) -> bool {
+    error.refusal().is_some_and(|(status, code)| status.is_client_error() && code.is_empty())
 }
