@@ -370,28 +370,6 @@ impl EventStore {
         Ok(events.into_iter().flatten().filter(|event| event.room_nid == room.nid).collect())
     }
 
-    /// Reads events of several rooms into memory at once, as far as there is room for them.
-    pub(super) async fn warm(
-        &self,
-        rooms: &HashMap<RoomNid, RoomFacts<'_>>,
-        nids: &[EventNid],
-    ) -> Result<(), StorageError> {
-        let missing: Vec<EventNid> =
-            nids.iter().copied().filter(|nid| self.cache.peek(nid).is_none()).collect();
-        for chunk in missing.chunks(LOOKUP_STEP) {
-            let mut by_room: HashMap<RoomNid, Vec<EventRow>> = HashMap::new();
-            for row in storage::events::list(&self.database, chunk).await? {
-                by_room.entry(row.room_nid).or_default().push(row);
-            }
-            for (nid, rows) in by_room {
-                if let Some(facts) = rooms.get(&nid) {
-                    self.read_rows(*facts, rows).await?;
-                }
-            }
-        }
-        Ok(())
-    }
-
     pub async fn load_one(
         &self,
         room: RoomFacts<'_>,

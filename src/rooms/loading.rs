@@ -14,12 +14,15 @@ use super::{
 use crate::{
     protocol::room_version::RoomVersion,
     storage::{
-        self, EventNid, ORDERING_STEP, RoomNid, StateKeyNid, StateNid, StorageError, rooms::RoomRow,
+        self, EventNid, ORDERING_STEP, RoomNid, StateKeyNid, StateNid, StorageError,
+        events::EventRow, rooms::RoomRow,
     },
 };
 
 /// Rooms that are read together.
 const ROOMS_STEP: usize = 64;
+/// Events that are read together.
+const EVENTS_STEP: usize = 500;
 
 /// A room's row with what is read out of it before anything else of the room.
 struct OpenedRow {
@@ -74,9 +77,18 @@ impl Engine {
             wanted.extend(opened.extremities.iter().copied());
             wanted.extend(self.find_pinned(&state).await?.into_iter().map(|(_, nid)| nid));
         }
-        let facts: HashMap<RoomNid, RoomFacts<'_>> =
-            opened.iter().map(|opened| (opened.row.nid, opened.facts())).collect();
-        self.events.warm(&facts, &wanted).await
+        wanted.retain(|nid| self.events.find_cached(*nid).is_none());
+        let mut rows_of: HashMap<RoomNid, Vec<EventRow>> = HashMap::new();
+        for step in wanted.chunks(EVENTS_STEP) {
+            for row in storage::events::list(&self.database, step).await? {
+                rows_of.entry(row.room_nid).or_default().push(row);
+            }
+        }
+        for opened in opened {
+            let rows = rows_of.remove(&opened.row.nid).unwrap_or_default();
+            self.events.read_rows(opened.facts(), rows).await?;
+        }
+        Ok(())
     }
 
     async fn read_room(
