@@ -7,18 +7,18 @@
 
 #![expect(clippy::disallowed_methods, reason = "a benchmark measures the time that passes")]
 
-#[path = "../common/mod.rs"]
-mod common;
 mod crowd;
 mod peer;
+#[path = "../rig/mod.rs"]
+mod rig;
 
 use std::time::Instant;
 
 use serde_json::{Value, json};
 
 use self::{
-    common::{place::Place, process::Process},
     peer::Peer,
+    rig::{place::Place, process::Process},
 };
 
 const MEMBERS: usize = 50_000;

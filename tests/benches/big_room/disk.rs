@@ -3,7 +3,7 @@
 use hearth::config::{Config, Secret};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, SqliteConnection};
 
-use super::common::place::{Place, SERVER_NAME, execute};
+use super::rig::place::{Place, SERVER_NAME, execute};
 
 impl Place {
     pub fn config(&self) -> Config {

@@ -6,16 +6,16 @@
 
 #![expect(clippy::disallowed_methods, reason = "a benchmark measures the time that passes")]
 
-#[path = "../common/mod.rs"]
-mod common;
 mod disk;
-#[path = "../common/percentiles.rs"]
+#[path = "../rig/percentiles.rs"]
 mod percentiles;
+#[path = "../rig/mod.rs"]
+mod rig;
 mod seed;
 mod sending;
 mod states;
 
-use common::place::Place;
+use rig::place::Place;
 
 const MEMBERS: usize = 100_000;
 

@@ -13,7 +13,7 @@ use hearth::{
 use ruma::{OwnedRoomId, OwnedUserId};
 use serde_json::json;
 
-use super::common::place::{Place, SERVER_NAME};
+use super::rig::place::{Place, SERVER_NAME};
 
 /// Events in one commit.
 const STEP: usize = 200;

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{
-    common::{place::Place, process::Process},
     percentiles::percentiles,
+    rig::{place::Place, process::Process},
     seed::Seeded,
 };
 

@@ -9,8 +9,8 @@ use hearth::{
 };
 
 use super::{
-    common::place::Place,
     percentiles::percentiles,
+    rig::place::Place,
     seed::{Seeded, user},
 };
 

@@ -29,7 +29,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde_json::{Map, Value, json};
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::common::{place::SERVER_NAME, process::Process};
+use super::rig::{place::SERVER_NAME, process::Process};
 
 const VERSION: RoomVersion = RoomVersion::V11;
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::common::process::Process;
+use super::rig::process::Process;
 
 impl Process {
     /// Makes a room that everybody may join.

@@ -10,9 +10,9 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::{
-    common::{place::Place, process::Process},
     crowd::{Arrival, Crowd},
     percentiles::percentiles,
+    rig::{place::Place, process::Process},
 };
 
 const SERVERS: usize = 100;

@@ -9,15 +9,15 @@
 
 #![expect(clippy::disallowed_methods, reason = "a benchmark measures the time that passes")]
 
-#[path = "../common/mod.rs"]
-mod common;
 mod crowd;
 mod guests;
 mod load;
-#[path = "../common/percentiles.rs"]
+#[path = "../rig/percentiles.rs"]
 mod percentiles;
+#[path = "../rig/mod.rs"]
+mod rig;
 
-use common::place::Place;
+use rig::place::Place;
 
 const SECONDS: u64 = 600;
 
