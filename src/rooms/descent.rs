@@ -2,16 +2,9 @@
 //! are shared by all states of a conflict, because they are unconflicted or in the chain of an event that is.
 //! Not for reading the store, which is done between its steps (see `resolution`).
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use crate::storage::{EventNid, StateKeyNid};
-
-/// An event that names another for its authorisation.
-pub(super) struct Naming {
-    pub parent: EventNid,
-    pub child: EventNid,
-    pub child_key: StateKeyNid,
-}
+use crate::storage::{EventNid, StateKeyNid, graph::AuthEdge};
 
 /// What is known so far. Events are asked about, then looked at level by level, then concluded.
 #[derive(Default)]
@@ -24,17 +17,13 @@ pub(super) struct Descent {
     looked_at: HashSet<EventNid>,
     /// By child, the events it names, as far as they were met.
     names: HashMap<EventNid, Vec<EventNid>>,
-    /// Those of whose children only the latest were told.
-    broad: BTreeSet<EventNid>,
+    /// Those of whose children only the latest were told, with the earliest of these.
+    broad: BTreeMap<EventNid, EventNid>,
 }
 
 impl Descent {
     pub fn is_shared(&self, event: EventNid) -> bool {
         self.shared.contains(&event)
-    }
-
-    pub fn is_barren(&self, event: EventNid) -> bool {
-        self.barren.contains(&event)
     }
 
     /// Asks about an event.
@@ -67,17 +56,18 @@ impl Descent {
         level
     }
 
-    /// Takes the latest children of a level, at most `most` for each of its events.
+    /// Takes children that were told, of whole events: at most `most` of each, where there may be more if it
+    /// has so many.
     pub fn take(
         &mut self,
-        level: &[EventNid],
-        namings: &[Naming],
+        edges: &[AuthEdge],
         most: usize,
         is_unconflicted: impl Fn(EventNid, StateKeyNid) -> bool,
     ) {
-        let mut counts: HashMap<EventNid, usize> = HashMap::new();
-        for Naming { parent, child, child_key } in namings {
-            *counts.entry(*parent).or_default() += 1;
+        let mut told: HashMap<EventNid, (usize, EventNid)> = HashMap::new();
+        for AuthEdge { parent, child, child_key } in edges {
+            let (count, earliest) = told.entry(*parent).or_insert((0, *child));
+            (*count, *earliest) = (*count + 1, *child.min(earliest));
             if is_unconflicted(*child, *child_key) || self.shared.contains(child) {
                 self.mark(*parent);
             } else if !self.barren.contains(child) {
@@ -87,13 +77,15 @@ impl Descent {
                 }
             }
         }
-        let is_broad = |event: &&EventNid| counts.get(event).is_some_and(|count| *count >= most);
-        self.broad.extend(level.iter().filter(is_broad));
+        let broad = told.into_iter().filter(|(_, (count, _))| *count >= most);
+        self.broad.extend(broad.map(|(event, (_, earliest))| (event, earliest)));
     }
 
-    /// One of the events of which not all children were told and that may be shared for another's sake.
-    pub fn next_broad(&mut self) -> Option<EventNid> {
-        std::iter::from_fn(|| self.broad.pop_first()).find(|event| !self.shared.contains(event))
+    /// One of the events of which not all children were told and that may be shared for another's sake, with
+    /// the child before which the others are to be told next.
+    pub fn next_broad(&mut self) -> Option<(EventNid, EventNid)> {
+        let shared = &self.shared;
+        std::iter::from_fn(|| self.broad.pop_first()).find(|(event, _)| !shared.contains(event))
     }
 
     /// Ends the search: what was looked at and is not shared is barren.
@@ -138,11 +130,22 @@ mod tests {
         }
     }
 
+    /// The latest children of an event before one, as the store tells them.
+    fn tell(edges: &[(i64, i64)], parent: EventNid, before: i64) -> Vec<AuthEdge> {
+        let children = edges.iter().filter(|(from, child)| *from == parent.0 && *child < before);
+        let mut children: Vec<i64> = children.map(|(_, child)| *child).collect();
+        children.sort_unstable_by(|a, b| b.cmp(a));
+        children.truncate(MOST);
+        let edge =
+            |child| AuthEdge { parent, child: EventNid(child), child_key: StateKeyNid(child) };
+        children.into_iter().map(edge).collect()
+    }
+
     fn search(
         descent: &mut Descent,
         asked: &[i64],
         edges: &[(i64, i64)],
-        (unconflicted, shared): (&HashSet<i64>, &HashSet<i64>),
+        unconflicted: &HashSet<i64>,
     ) {
         for event in asked {
             match unconflicted.contains(event) {
@@ -152,28 +155,20 @@ mod tests {
         }
         loop {
             let level = descent.next_level(2);
-            if level.is_empty() {
+            let asked = match level.is_empty() {
+                false => level.into_iter().map(|event| (event, i64::MAX)).collect(),
+                true => {
+                    Vec::from_iter(descent.next_broad().map(|(event, before)| (event, before.0)))
+                }
+            };
+            if asked.is_empty() {
                 break;
             }
-            let mut namings = Vec::new();
-            for parent in &level {
-                let children = edges.iter().filter(|(from, _)| *from == parent.0);
-                let mut children: Vec<i64> = children.map(|(_, child)| *child).collect();
-                children.sort_unstable_by(|a, b| b.cmp(a));
-                children.truncate(MOST);
-                let naming = |child| Naming {
-                    parent: *parent,
-                    child: EventNid(child),
-                    child_key: StateKeyNid(child),
-                };
-                namings.extend(children.into_iter().map(naming));
-            }
-            descent.take(&level, &namings, MOST, |child, _| unconflicted.contains(&child.0));
-        }
-        while let Some(event) = descent.next_broad() {
-            if shared.contains(&event.0) {
-                descent.mark(event);
-            }
+            let told: Vec<AuthEdge> = asked
+                .into_iter()
+                .flat_map(|(parent, before)| tell(edges, parent, before))
+                .collect();
+            descent.take(&told, MOST, |child, _| unconflicted.contains(&child.0));
         }
         descent.conclude();
     }
@@ -189,10 +184,10 @@ mod tests {
             let shared = find_shared(&edges, &unconflicted);
             let mut descent = Descent::default();
             for asked in &asked {
-                search(&mut descent, asked, &edges, (&unconflicted, &shared));
+                search(&mut descent, asked, &edges, &unconflicted);
                 for event in asked {
                     prop_assert_eq!(descent.is_shared(EventNid(*event)), shared.contains(event));
-                    prop_assert_eq!(descent.is_barren(EventNid(*event)), !shared.contains(event));
+                    prop_assert_eq!(descent.barren.contains(&EventNid(*event)), !shared.contains(event));
                 }
             }
         }

@@ -10,7 +10,7 @@ use std::{
 use ruma::{EventId, OwnedEventId};
 
 use super::{
-    descent::{Descent, Naming},
+    descent::Descent,
     event_store::StoredEvent,
     registry::Rooms,
     room::Room,
@@ -32,7 +32,7 @@ use crate::{
 const ROUNDS_MAX: usize = 10_000;
 /// From this many events on a resolution leaves the async threads.
 const INLINE_EVENTS_MAX: usize = 64;
-/// Children looked at in one step when a descendant is sought.
+/// Further children of one event that are looked at in one step.
 const CHILDREN_STEP: usize = 256;
 /// Events whose children are looked at together.
 const LEVEL_MAX: usize = 256;
@@ -170,61 +170,25 @@ impl Rooms {
                 false => descent.ask(*nid),
             }
         }
+        let database = &self.0.database;
         loop {
             let level = descent.next_level(LEVEL_MAX);
-            if level.is_empty() {
+            if !level.is_empty() {
+                let latest =
+                    storage::graph::list_latest_auth_children(database, &level, CHILDREN_TOLD)
+                        .await?;
+                descent.take(&latest, CHILDREN_TOLD, holds);
+            } else if let Some((event, before)) = descent.next_broad() {
+                let further =
+                    storage::graph::list_auth_children(database, event, before, CHILDREN_STEP)
+                        .await?;
+                descent.take(&further, CHILDREN_STEP, holds);
+            } else {
                 break;
-            }
-            let database = &self.0.database;
-            let latest =
-                storage::graph::list_latest_auth_children(database, &level, CHILDREN_TOLD).await?;
-            let naming = |(parent, child, child_key)| Naming { parent, child, child_key };
-            let namings: Vec<Naming> = latest.into_iter().map(naming).collect();
-            descent.take(&level, &namings, CHILDREN_TOLD, holds);
-        }
-        while let Some(nid) = descent.next_broad() {
-            if self.is_named_by_unconflicted(nid, gathered, descent).await? {
-                descent.mark(nid);
             }
         }
         descent.conclude();
         Ok(())
-    }
-
-    /// Whether the event is in the authorisation chain of an unconflicted one, by all that name it.
-    async fn is_named_by_unconflicted(
-        &self,
-        nid: EventNid,
-        gathered: &Gathered,
-        descent: &Descent,
-    ) -> Result<bool, StorageError> {
-        let holds = |nid: EventNid, key: StateKeyNid| gathered.unconflicted.get(&key) == Some(&nid);
-        let mut seen: HashSet<EventNid> = HashSet::from([nid]);
-        let mut level = vec![nid];
-        while !level.is_empty() {
-            let mut next = Vec::new();
-            let mut before = EventNid(i64::MAX);
-            loop {
-                let database = &self.0.database;
-                let children =
-                    storage::graph::list_auth_children(database, &level, before, CHILDREN_STEP)
-                        .await?;
-                let is_shared = |(child, key): &(EventNid, StateKeyNid)| {
-                    holds(*child, *key) || descent.is_shared(*child)
-                };
-                if children.iter().any(is_shared) {
-                    return Ok(true);
-                }
-                let fresh = |child: &EventNid| !descent.is_barren(*child) && seen.insert(*child);
-                next.extend(children.iter().map(|(child, _)| *child).filter(fresh));
-                match children.last() {
-                    Some((last, _)) if children.len() == CHILDREN_STEP => before = *last,
-                    _ => break,
-                }
-            }
-            level = next;
-        }
-        Ok(false)
     }
 
     /// Loads whole authorisation chains.

@@ -27,28 +27,41 @@ pub fn insert_auth_edge(
     tx.push(&INSERT_AUTH_EDGE, vec![parent.into(), child.into(), child_key.into()]);
 }
 
-/// The state events that name one of `parents`, the latest first, from those below `before` on.
-pub async fn list_auth_children(
-    db: &Database,
-    parents: &[EventNid],
-    before: EventNid,
-    limit: usize,
-) -> Result<Vec<(EventNid, StateKeyNid)>, StorageError> {
-    let sql = "SELECT DISTINCT child_nid, child_key_nid FROM auth_edges
-               WHERE parent_nid IN (SELECT CAST(value->>0 AS BIGINT) FROM json_each($1))
-                   AND child_nid < $2
-               ORDER BY child_nid DESC LIMIT $3";
-    let params = params![super::json_rows(parents.iter().map(|nid| nid.0)), before, limit];
-    let rows: Vec<(i64, i64)> = db.fetch_all(sql, &params).await?;
-    Ok(rows.into_iter().map(|(nid, key)| (EventNid(nid), StateKeyNid(key))).collect())
+/// A state event that names another for its authorisation.
+#[derive(Clone, Copy, Debug)]
+pub struct AuthEdge {
+    pub parent: EventNid,
+    pub child: EventNid,
+    pub child_key: StateKeyNid,
 }
 
-/// Of each of `parents` the latest state events that name it, at most `most`: parent, child, the child's key.
+fn to_edges(rows: Vec<(i64, i64, i64)>) -> Vec<AuthEdge> {
+    let edge = |(parent, child, key)| AuthEdge {
+        parent: EventNid(parent),
+        child: EventNid(child),
+        child_key: StateKeyNid(key),
+    };
+    rows.into_iter().map(edge).collect()
+}
+
+/// The state events that name `parent`, the latest first, from those below `before` on.
+pub async fn list_auth_children(
+    db: &Database,
+    parent: EventNid,
+    before: EventNid,
+    limit: usize,
+) -> Result<Vec<AuthEdge>, StorageError> {
+    let sql = "SELECT parent_nid, child_nid, child_key_nid FROM auth_edges
+               WHERE parent_nid = $1 AND child_nid < $2 ORDER BY child_nid DESC LIMIT $3";
+    db.fetch_all(sql, &params![parent, before, limit]).await.map(to_edges)
+}
+
+/// Of each of `parents` the latest state events that name it, at most `most`.
 pub async fn list_latest_auth_children(
     db: &Database,
     parents: &[EventNid],
     most: usize,
-) -> Result<Vec<(EventNid, EventNid, StateKeyNid)>, StorageError> {
+) -> Result<Vec<AuthEdge>, StorageError> {
     // The inner limit is for PostgreSQL, which would otherwise look for the lowest child once for every child.
     let sql = "SELECT e.parent_nid, e.child_nid, e.child_key_nid
                FROM (SELECT w.nid, coalesce((
@@ -59,9 +72,7 @@ pub async fn list_latest_auth_children(
                JOIN auth_edges e ON e.parent_nid = wanted.nid AND e.child_nid >= wanted.lowest";
     let rows = super::json_rows(parents.iter().map(|nid| nid.0));
     let params = params![rows, most.saturating_sub(1), parents.len()];
-    let rows: Vec<(i64, i64, i64)> = db.fetch_all(sql, &params).await?;
-    let event = |(parent, child, key)| (EventNid(parent), EventNid(child), StateKeyNid(key));
-    Ok(rows.into_iter().map(event).collect())
+    db.fetch_all(sql, &params).await.map(to_edges)
 }
 
 static INSERT_MISSING: Statement = Statement {
