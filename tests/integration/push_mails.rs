@@ -62,6 +62,12 @@ fn pusher(address: &str) -> Value {
     })
 }
 
+/// Has a user get mails at `bob@example.org`.
+async fn want_mails(server: &Server, client: &Client) {
+    own_address(server, client, "bob@example.org").await;
+    client.post(&format!("{V3}/pushers/set"), &pusher("bob@example.org")).await.ok();
+}
+
 both_databases! {
     async fn unread_messages_come_in_one_mail_by_room(backend: Backend) {
         let mut sink = MailSink::start().await;
@@ -71,8 +77,7 @@ both_databases! {
         let (one, two) = (make_room(&[alice, bob]).await, make_room(&[alice, bob]).await);
         let name = format!("{V3}/rooms/{one}/state/m.room.name/");
         alice.put(&name, &json!({ "name": "Kitchen <3" })).await.ok();
-        own_address(&server, bob, "bob@example.org").await;
-        bob.post(&format!("{V3}/pushers/set"), &pusher("bob@example.org")).await.ok();
+        want_mails(&server, bob).await;
         let early = say(alice, &two, "read in time").await;
         read(bob, &two, &early).await;
         say(alice, &one, "Tea?").await;
@@ -102,8 +107,7 @@ both_databases! {
         let users = register(&server, ["alice", "bob"]).await;
         let [alice, bob] = users.as_slice() else { panic!() };
         let room = make_room(&[alice, bob]).await;
-        own_address(&server, bob, "bob@example.org").await;
-        bob.post(&format!("{V3}/pushers/set"), &pusher("bob@example.org")).await.ok();
+        want_mails(&server, bob).await;
         say(alice, &room, "before the restart").await;
         server.stop().await;
         let server = start(backend, &sink, Duration::from_secs(2)).await;
@@ -117,8 +121,7 @@ both_databases! {
         let users = register(&server, ["alice", "bob"]).await;
         let [alice, bob] = users.as_slice() else { panic!() };
         let room = make_room(&[alice, bob]).await;
-        own_address(&server, bob, "bob@example.org").await;
-        bob.post(&format!("{V3}/pushers/set"), &pusher("bob@example.org")).await.ok();
+        want_mails(&server, bob).await;
         sink.lose_acknowledgements(2);
         say(alice, &room, "one").await;
         let first = sink.next().await;
@@ -148,8 +151,7 @@ both_databases! {
         let users = register(&server, ["alice", "bob"]).await;
         let [alice, bob] = users.as_slice() else { panic!() };
         let room = make_room(&[alice, bob]).await;
-        own_address(&server, bob, "bob@example.org").await;
-        bob.post(&format!("{V3}/pushers/set"), &pusher("bob@example.org")).await.ok();
+        want_mails(&server, bob).await;
         say(alice, &room, "one").await;
         assert!(sink.next().await.text().contains("one"));
         say(alice, &room, "two").await;
@@ -166,8 +168,7 @@ both_databases! {
         let users = register(&server, ["alice", "bob"]).await;
         let [alice, bob] = users.as_slice() else { panic!() };
         let (room, other) = (make_room(&[alice, bob]).await, make_room(&[alice]).await);
-        own_address(&server, bob, "bob@example.org").await;
-        bob.post(&format!("{V3}/pushers/set"), &pusher("bob@example.org")).await.ok();
+        want_mails(&server, bob).await;
         let secret = json!({
             "algorithm": "m.megolm.v1.aes-sha2", "ciphertext": "AwgAEnACgAkLmt6",
             "session_id": "x", "sender_key": "y", "device_id": "z",
@@ -189,8 +190,7 @@ both_databases! {
         let users = register(&server, ["alice", "bob"]).await;
         let [alice, bob] = users.as_slice() else { panic!() };
         let room = make_room(&[alice, bob]).await;
-        own_address(&server, bob, "bob@example.org").await;
-        bob.post(&format!("{V3}/pushers/set"), &pusher("bob@example.org")).await.ok();
+        want_mails(&server, bob).await;
         say(alice, &room, "x").await;
         let link = sink.next().await.link();
         let path = link.strip_prefix("https://matrix.example.org").unwrap();
