@@ -186,6 +186,9 @@ impl Interests {
                 _ => {}
             }
         }
+        if !claims.contains(&Claim::None) {
+            return Ok(());
+        }
         let state_before = match has_lost {
             false => self.rooms.load_state(before.state).await.ok(),
             true => None,

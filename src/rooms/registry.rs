@@ -373,7 +373,19 @@ impl Engine {
         if let Some(state) = self.states.get(&nid) {
             return Ok(state);
         }
-        let state = Arc::new(State::of_snapshots(self.load_snapshots(nid).await?)?);
+        let snapshots = self.load_snapshots(nid).await?;
+        // Upon the closest ancestor in memory: whoever goes through states in their order then pays for
+        // what differs, and not for a whole state each time.
+        let ancestor = snapshots
+            .iter()
+            .enumerate()
+            .rev()
+            .find_map(|(at, snapshot)| Some((at, self.states.get(&snapshot.nid)?)));
+        let state = match ancestor {
+            Some((at, ancestor)) => ancestor.with_snapshots(&snapshots[at + 1..])?,
+            None => State::of_snapshots(snapshots)?,
+        };
+        let state = Arc::new(state);
         self.states.insert(nid, Arc::clone(&state));
         Ok(state)
     }

@@ -100,12 +100,19 @@ impl State {
 
     /// The state that a row makes of this one, its parent.
     pub(super) fn with_row(&self, row: SnapshotRow) -> Result<Self, StorageError> {
+        self.with_snapshots(&[Arc::new(Snapshot::new(row))])
+    }
+
+    /// The state that snapshots make of this one, which is the parent of the first of them. It shares with this
+    /// one what they leave alone.
+    pub(super) fn with_snapshots(&self, snapshots: &[Arc<Snapshot>]) -> Result<Self, StorageError> {
         let (mut map, mut chain) = (self.map.clone(), self.chain.clone());
-        let snapshot = Snapshot::new(row);
-        for (key, event) in snapshots::decode_delta(&snapshot.delta)? {
-            apply_change(&mut map, key, event);
+        for snapshot in snapshots {
+            for (key, event) in snapshots::decode_delta(&snapshot.delta)? {
+                apply_change(&mut map, key, event);
+            }
+            chain.push(Arc::clone(snapshot));
         }
-        chain.push(Arc::new(snapshot));
         Ok(Self { map, chain })
     }
 

@@ -108,8 +108,28 @@ async fn measure_services(members: usize) {
         took += began.elapsed().as_secs_f64() * 1e6 / f64::from(ROUNDS);
     }
     println!("the same, each behind a change of the state: decided in {took:.2} us");
+    catch_up(&app, &room, &users).await;
     queue(&app, &room, &users[0]).await;
     app.shutdown.cancel();
+}
+
+/// What a service pays that was away while users changed their names.
+async fn catch_up(app: &AppState, room: &Arc<Room>, users: &[OwnedUserId]) {
+    let mut events = Vec::new();
+    for user in users.iter().take(ROUNDS as usize) {
+        let content = json!({ "membership": "join", "displayname": "renamed" });
+        let renamed = EventRequest::state(user.clone(), "m.room.member", user.as_str(), content);
+        events.push(app.rooms.send(room, renamed).await.unwrap());
+    }
+    let services = app.appservices.services().list().to_vec();
+    let interests = Interests::new(app.rooms.clone(), services, AliasEpoch::default());
+    interests.of_event(room, &events[0]).await.unwrap();
+    let began = app.clock.instant();
+    for event in &events {
+        interests.of_event(room, event).await.unwrap();
+    }
+    let took = began.elapsed().as_secs_f64() * 1e6 / f64::from(ROUNDS);
+    println!("the same, changes of the state after an outage: decided in {took:.2} us");
 }
 
 /// Deciding and queueing together, from the store to what waits for each service.
