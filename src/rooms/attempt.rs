@@ -391,10 +391,8 @@ impl<'a> Attempt<'a> {
             Some(state_key) => {
                 let key = self.find_key(event.kind(), state_key)?;
                 key.store(&mut self.tx);
-                for parent in admission.auth_events {
-                    let child = (admission.nid, key.nid);
-                    storage::graph::insert_auth_edge(&mut self.tx, *parent, child);
-                }
+                let parents = admission.auth_events.iter().copied();
+                self.engine.auth_edges.insert(&mut self.tx, parents, (admission.nid, key.nid));
                 Some(key)
             }
             None => None,

@@ -143,9 +143,8 @@ impl Rooms {
         }
         if let Some(key) = &placed.state_key {
             key.store(&mut tx);
-            for parent in &placed.auth_events {
-                storage::graph::insert_auth_edge(&mut tx, *parent, (placed.nid, key.nid));
-            }
+            let parents = placed.auth_events.iter().copied();
+            self.0.auth_edges.insert(&mut tx, parents, (placed.nid, key.nid));
         }
         for key in &placed.missing {
             storage::graph::insert_missing(&mut tx, room.nid, key, (placed.nid, place));

@@ -5,6 +5,7 @@ mod acceptance;
 mod aliases;
 mod append;
 mod attempt;
+mod auth_edges;
 mod backfill;
 mod bundle;
 mod care;

@@ -108,9 +108,8 @@ impl Rooms {
         let Some(key) = known.state_key_nid.filter(|_| is_ours && !known.is_in_graph()) else {
             return;
         };
-        for parent in event.auth_events().filter_map(|id| here.get(id)) {
-            storage::graph::insert_auth_edge(tx, parent.nid, (known.nid, key));
-        }
+        let parents = event.auth_events().filter_map(|id| here.get(id)).map(|parent| parent.nid);
+        self.0.auth_edges.insert(tx, parents, (known.nid, key));
     }
 
     /// Judges an event by its authorisation events, all of which are here, and queues its rows.
@@ -136,9 +135,8 @@ impl Rooms {
         }
         if let Some(key) = &key {
             key.store(tx);
-            for parent in &auth_events {
-                storage::graph::insert_auth_edge(tx, parent.nid, (nid, key.nid));
-            }
+            let parents = auth_events.iter().map(|parent| parent.nid);
+            self.0.auth_edges.insert(tx, parents, (nid, key.nid));
         }
         let rejected = if verdict.is_err() { flags::REJECTED } else { 0 };
         let stored = Arc::new(StoredEvent::new(NewStoredEvent {

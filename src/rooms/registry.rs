@@ -16,6 +16,7 @@ use tokio::sync::Semaphore;
 use super::{
     acceptance::AcceptanceHook,
     aliases::AliasReservations,
+    auth_edges::AuthEdges,
     closures::Closures,
     erasures::Erasures,
     event_store::EventStore,
@@ -70,6 +71,7 @@ pub(super) struct Engine {
     pub settings: RoomSettings,
     pub keys: StateKeys,
     pub events: EventStore,
+    pub auth_edges: AuthEdges,
     pub users: AllUserRooms,
     pub transactions: Transactions,
     pub acceptance: Hook<dyn AcceptanceHook>,
@@ -128,9 +130,11 @@ impl Rooms {
     ) -> Result<Self, StorageError> {
         let share = |part: u64| settings.memory_bytes / 100 * part;
         let next = |newest: i64| AtomicI64::new(newest + 1);
+        let newest_event = storage::events::load_newest(&database).await?;
         Ok(Self(Arc::new(Engine {
             keys: StateKeys::load(database.clone(), share(10)).await?,
             events: EventStore::new(database.clone(), share(46)),
+            auth_edges: AuthEdges::new(database.clone(), EventNid(newest_event.0 + 1)),
             users: AllUserRooms::new(share(10)),
             transactions: Transactions::default(),
             acceptance: Hook::default(),
@@ -154,7 +158,7 @@ impl Rooms {
             resolving: Semaphore::new(RESOLVING_MAX),
             entering: tokio::sync::Mutex::default(),
             next_room: next(storage::rooms::load_newest(&database).await?.0),
-            next_event: next(storage::events::load_newest(&database).await?.0),
+            next_event: next(newest_event.0),
             next_state: next(storage::snapshots::load_newest(&database).await?.0),
             latest_create_ms: AtomicU64::new(0),
             database,

@@ -25,7 +25,7 @@ use crate::{
             auth_difference_beyond, conflicted_subgraph, resolve, split_shared,
         },
     },
-    storage::{self, EventNid, StateKeyNid, StorageError},
+    storage::{EventNid, StateKeyNid, StorageError},
 };
 
 /// Rounds of asking for what resolution lacks. Each loads at least one event.
@@ -170,18 +170,14 @@ impl Rooms {
                 false => descent.ask(*nid),
             }
         }
-        let database = &self.0.database;
+        let edges = &self.0.auth_edges;
         loop {
             let level = descent.next_level(LEVEL_MAX);
             if !level.is_empty() {
-                let latest =
-                    storage::graph::list_latest_auth_children(database, &level, CHILDREN_TOLD)
-                        .await?;
+                let latest = edges.list_latest(&level, CHILDREN_TOLD).await?;
                 descent.take(&latest, CHILDREN_TOLD, holds);
             } else if let Some((event, before)) = descent.next_broad() {
-                let further =
-                    storage::graph::list_auth_children(database, event, before, CHILDREN_STEP)
-                        .await?;
+                let further = edges.list_before(event, before, CHILDREN_STEP).await?;
                 descent.take(&further, CHILDREN_STEP, holds);
             } else {
                 break;
