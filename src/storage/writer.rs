@@ -2,7 +2,12 @@
 //! them. It drains its queue and commits what it finds as one transaction; a batch that fails
 //! is written again job by job, so that one bad row harms nobody else.
 
-use std::{collections::HashMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::{FutureExt as _, future::BoxFuture};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -223,9 +228,9 @@ impl WriterTask {
             return;
         };
         self.state.position = end.position;
-        end.commit_hooks.into_iter().for_each(|hook| hook());
+        end.commit_hooks.into_iter().for_each(run_hook);
         self.publish.send_replace(end.position);
-        end.publish_hooks.into_iter().for_each(|hook| hook());
+        end.publish_hooks.into_iter().for_each(run_hook);
     }
 
     /// Takes what already waits in the queue, as far as it fits into one batch.
@@ -357,20 +362,27 @@ impl WriterTask {
         for (tx, answer) in jobs {
             let committed = Committed { first_position: self.state.position + 1 };
             self.state.position += i64::from(tx.positions);
-            tx.commit_hooks.into_iter().for_each(|hook| hook(committed));
+            tx.commit_hooks.into_iter().for_each(|hook| run_hook(|| hook(committed)));
             answers.push((tx.publish_hooks, answer, committed));
         }
         self.publish.send_replace(self.state.position);
         for (hooks, answer, committed) in answers {
-            hooks.into_iter().for_each(|hook| hook(committed));
+            hooks.into_iter().for_each(|hook| run_hook(|| hook(committed)));
             let _ = answer.send(Ok(committed));
         }
     }
 }
 
 fn fail((tx, answer): Waiting, error: StorageError) {
-    tx.failure_hooks.into_iter().for_each(|hook| hook());
+    tx.failure_hooks.into_iter().for_each(run_hook);
     let _ = answer.send(Err(error));
+}
+
+/// What follows one job is not the end of all writing when it has a fault.
+fn run_hook(hook: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(hook)).is_err() {
+        tracing::error!("what was to follow a write broke off; what was written stands");
+    }
 }
 
 /// Which statement writes which part of a table in a batch.

@@ -120,6 +120,17 @@ both_databases! {
         assert_eq!(stored, ["a good one"]);
     }
 
+    async fn a_fault_in_what_follows_a_write_ends_no_other(backend: Backend) {
+        let (database, writer) = open(backend).await;
+        let mut faulty = note(&INSERT, 1, "written");
+        faulty.after_commit(|_| panic!("a fault after the commit"));
+        faulty.after_publish(|_| panic!("a fault after the publication"));
+        writer.commit(faulty).await.unwrap();
+        writer.commit(note(&INSERT, 2, "a good one")).await.unwrap();
+        let stored: Vec<_> = list(&database).await.into_iter().map(|row| row.1).collect();
+        assert_eq!(stored, ["written", "a good one"]);
+    }
+
     async fn what_builds_upon_a_failed_job_is_refused(backend: Backend) {
         let (database, writer) = open(backend).await;
         writer.commit(note(&INSERT, 1, "first")).await.unwrap();
