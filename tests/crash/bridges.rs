@@ -135,7 +135,9 @@ async fn soak(database: Option<String>) {
         talkers.push(Talker::begin(&server, lane).await);
     }
     // Every bridge is in every room.
+    let began_ms = clock.now_ms();
     move_in(&server, &talkers, users.max(ROOMS)).await;
+    println!("all users are in after {} s", (clock.now_ms() - began_ms) / 1000);
 
     let end = Arc::new(AtomicBool::default());
     let pause = Duration::from_millis(1000 * ROOMS as u64 / rate.max(1));
@@ -160,7 +162,8 @@ async fn soak(database: Option<String>) {
         let talker = talker.await.unwrap();
         said.extend((0..talker.said).map(|number| name_message(talker.lane, number)));
     }
-    tokio::time::timeout(PATIENCE, check(&server, &mut bridges, (said, &outages))).await.unwrap();
+    let check = check(&server, &mut bridges, (said, &outages), &clock);
+    tokio::time::timeout(PATIENCE, check).await.expect("all is where it belongs soon");
 }
 
 /// Holds what the bridges have heard against what was said.
@@ -168,7 +171,9 @@ async fn check(
     server: &Process,
     bridges: &mut [Bridge],
     (said, outages): (HashSet<String>, &[Outage]),
+    clock: &Clock,
 ) {
+    let began_ms = clock.now_ms();
     let mut order = Vec::new();
     let mut took_ms = Vec::new();
     for bridge in bridges.iter().filter(|bridge| bridge.mood == Mood::Well) {
@@ -183,6 +188,7 @@ async fn check(
         }
         took_ms.extend(bridge.latencies_ms(outages));
     }
+    println!("the healthy have heard all after {} ms", clock.now_ms() - began_ms);
     // Whoever is late has heard the beginning.
     for bridge in bridges.iter().filter(|bridge| bridge.mood != Mood::Well) {
         let heard = bridge.texts();
@@ -195,10 +201,12 @@ async fn check(
         let labels = format!("{{appservice=\"{id}\",outcome=\"{outcome}\"}}");
         assert!(figures.contains(&labels), "no figure of {labels}");
     }
+    let rose_ms = clock.now_ms();
     dead.rise().await;
     let path = format!("/_matrix/client/v1/appservice/{}/ping", dead.id());
     server.call(Method::POST, &path, &Bridge::as_token(dead.number), json!({})).await;
     dead.wait_for(said.len()).await;
+    println!("the dead one has heard all {} ms after it rose", clock.now_ms() - rose_ms);
     assert_eq!(dead.texts(), order, "the bridge that was dead did not get everything");
 
     let (count, slowest) = (took_ms.len(), took_ms.iter().max().copied().unwrap_or_default());
