@@ -270,7 +270,8 @@ fn start_push(
 ) -> Push {
     // The rest is for deliveries.
     let memory_bytes = config.memory.share(CacheShare::Push) / 8 * 7;
-    let push = Push::new(rooms.database().clone(), config.server.name.clone(), memory_bytes);
+    let (server_name, mentions) = (config.server.name.clone(), config.push.mentions());
+    let push = Push::new(rooms.database().clone(), server_name, mentions, memory_bytes);
     let mut hooks: Vec<Arc<dyn AcceptanceHook>> = vec![Arc::new(push.clone())];
     if federation.is_enabled() {
         hooks.push(Arc::new(federation.outbox().clone()));

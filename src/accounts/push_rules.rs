@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::Accounts;
 use crate::{
-    protocol::push_rules::{default_ruleset, thread_rules},
+    protocol::push_rules::{Mentions, default_ruleset, thread_rules},
     storage::{StorageError, account_data},
 };
 
@@ -62,8 +62,8 @@ struct StoredRules {
 
 impl PushRules {
     /// The predefined rules of a user.
-    pub fn predefined(user_id: &UserId) -> Self {
-        Self { global: default_ruleset(user_id) }
+    pub fn predefined(user_id: &UserId, mentions: Mentions) -> Self {
+        Self { global: default_ruleset(user_id, mentions) }
     }
 
     /// The content of the account data, with every kind of rules, even those without any.
@@ -89,13 +89,29 @@ impl PushRules {
         self.global.postcontent.len() > before
     }
 
-    /// Reads the content of the account data.
-    pub fn parse(content: &str, user_id: &UserId) -> Result<Self, StorageError> {
+    /// Reads the content of the account data; what a user has who has none are the predefined rules.
+    pub fn parse_or_predefined(
+        content: Option<&str>,
+        user_id: &UserId,
+        mentions: Mentions,
+    ) -> Result<Self, StorageError> {
+        match content {
+            Some(content) => Self::parse(content, user_id, mentions),
+            None => Ok(Self::predefined(user_id, mentions)),
+        }
+    }
+
+    /// Reads the content of the account data. Predefined rules that there are no more go.
+    pub fn parse(
+        content: &str,
+        user_id: &UserId,
+        mentions: Mentions,
+    ) -> Result<Self, StorageError> {
         let stored: StoredRules = serde_json::from_str(content)
             .map_err(|error| StorageError::Damaged(format!("push rules: {error}")))?;
         let mut rules = Self { global: stored.global };
         // Rules that were predefined since then; the user's switches and actions stay.
-        rules.global.update_with_server_default(default_ruleset(user_id));
+        rules.global.update_with_server_default(default_ruleset(user_id, mentions));
         Ok(rules)
     }
 }
@@ -109,10 +125,9 @@ impl Accounts {
         let epoch = self.push_rule_cache.epoch();
         let stored =
             account_data::find(&self.database, user_id.as_str(), "", PUSH_RULES_KIND).await?;
-        let rules = Arc::new(match stored {
-            Some(content) => PushRules::parse(&content, user_id)?,
-            None => PushRules::predefined(user_id),
-        });
+        let mentions = self.config.push.mentions();
+        let rules = PushRules::parse_or_predefined(stored.as_deref(), user_id, mentions)?;
+        let rules = Arc::new(rules);
         self.push_rule_cache.insert(user_id, rules.clone(), epoch);
         Ok(rules)
     }
@@ -124,17 +139,15 @@ impl Accounts {
         change: PushRuleChange,
     ) -> Result<(), ChangePushRulesError> {
         let (target, changes) = (user_id.to_owned(), self.changes.clone());
-        let cache = self.push_rule_cache.clone();
+        let (cache, mentions) = (self.push_rule_cache.clone(), self.config.push.mentions());
         let changed: Result<(), ChangePushRulesError> = self
             .writer
             .transact(move |tx| {
                 Box::pin(async move {
                     let user = target.as_str();
                     let stored = account_data::find_in(tx, user, "", PUSH_RULES_KIND).await?;
-                    let mut rules = match stored {
-                        Some(content) => PushRules::parse(&content, &target)?,
-                        None => PushRules::predefined(&target),
-                    };
+                    let stored = stored.as_deref();
+                    let mut rules = PushRules::parse_or_predefined(stored, &target, mentions)?;
                     apply(&mut rules.global, change)?;
                     let content = rules.to_content();
                     let position =

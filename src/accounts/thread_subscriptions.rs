@@ -7,9 +7,12 @@ use super::{
     Accounts,
     push_rules::{PUSH_RULES_KIND, PushRules},
 };
-use crate::storage::{
-    RoomNid, StorageError, WriteTransaction, account_data,
-    thread_subscriptions::{self as rows, ThreadName, ThreadSubscriptionRow},
+use crate::{
+    protocol::push_rules::Mentions,
+    storage::{
+        RoomNid, StorageError, WriteTransaction, account_data,
+        thread_subscriptions::{self as rows, ThreadName, ThreadSubscriptionRow},
+    },
 };
 
 /// Threads of which a user follows or followed one; account data have the same bound.
@@ -60,6 +63,7 @@ impl Accounts {
         cause: FollowCause,
     ) -> Result<(), FollowThreadError> {
         let (user, root, changes) = (user_id.to_owned(), root.to_owned(), self.changes.clone());
+        let mentions = self.config.push.mentions();
         let cache = self.push_rule_cache.clone();
         let followed: Result<(), FollowThreadError> = self
             .writer
@@ -84,7 +88,7 @@ impl Accounts {
                     }
                     let position = rows::set(tx, user.as_str(), thread, level).await?;
                     changes.note_in(tx, &user, position);
-                    if let Some(position) = add_thread_rules(tx, &user).await? {
+                    if let Some(position) = add_thread_rules(tx, &user, mentions).await? {
                         changes.note_in(tx, &user, position);
                         tx.after_commit(move || cache.forget(&user));
                     }
@@ -160,12 +164,10 @@ impl Accounts {
 async fn add_thread_rules(
     tx: &mut WriteTransaction<'_>,
     user: &UserId,
+    mentions: Mentions,
 ) -> Result<Option<i64>, StorageError> {
     let stored = account_data::find_in(tx, user.as_str(), "", PUSH_RULES_KIND).await?;
-    let mut rules = match stored {
-        Some(content) => PushRules::parse(&content, user)?,
-        None => PushRules::predefined(user),
-    };
+    let mut rules = PushRules::parse_or_predefined(stored.as_deref(), user, mentions)?;
     if !rules.add_thread_rules() {
         return Ok(None);
     }

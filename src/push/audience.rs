@@ -13,13 +13,18 @@ use parking_lot::Mutex;
 use quick_cache::sync::Cache;
 use ruma::{OwnedUserId, UserId};
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::wishes::Wishes;
 use crate::{
     cache_figures::CacheFigures,
-    protocol::{membership::Membership, power_levels::PowerLevels, push_rules::CompiledRules},
+    protocol::{
+        membership::Membership,
+        power_levels::PowerLevels,
+        push_rules::{CompiledRules, Mentions, Names},
+    },
     rooms::{Head, MEMBER, NotedWeight, NotedWeighter, Room, Rooms, Weighed, reweigh},
-    storage::{self, EventNid, RoomNid, StorageError},
+    storage::{self, EventNid, RoomNid, StorageError, counts::list_local_members},
 };
 
 const ROOM_BYTES: u64 = 512;
@@ -27,6 +32,8 @@ const ROOM_BYTES: u64 = 512;
 const PLAIN_BYTES: u64 = 120;
 /// What a listener takes beside their rules, roughly.
 const LISTENER_BYTES: u64 = 200;
+/// Users whom one text calls, at most; whoever is called as one more is not heard of.
+const CALLED_MAX: usize = 1000;
 
 /// A member whose rules are not the default ones, or who ignores somebody.
 #[derive(Clone)]
@@ -46,6 +53,8 @@ pub(super) struct Listener {
 #[derive(Default)]
 pub(super) struct Audience {
     pub listeners: Mutex<Vec<Listener>>,
+    /// All members of this server, where a name in a text mentions somebody.
+    names: Mutex<Names>,
     /// Whether members have to be read, all (at first) or those of `unchecked`.
     is_outdated: AtomicBool,
     unchecked: Mutex<Unchecked>,
@@ -72,6 +81,7 @@ pub(super) struct Audiences {
     plain: Cache<OwnedUserId, ()>,
     /// Rises with every change of somebody's rules: what was read before may be old.
     epoch: AtomicU64,
+    mentions: Mentions,
 }
 
 impl Weighed for Audience {
@@ -82,17 +92,18 @@ impl Weighed for Audience {
     fn weigh_bytes(&self) -> u64 {
         let listeners = self.listeners.lock();
         let rules: u64 = listeners.iter().map(|listener| listener.rules.weight_bytes()).sum();
-        ROOM_BYTES + LISTENER_BYTES * listeners.len() as u64 + rules
+        let names = self.names.lock().weight_bytes();
+        ROOM_BYTES + LISTENER_BYTES * listeners.len() as u64 + rules + names
     }
 }
 
 impl Audiences {
-    pub fn new(memory_bytes: u64) -> Self {
+    pub fn new(mentions: Mentions, memory_bytes: u64) -> Self {
         let (plain_bytes, room_bytes) = (memory_bytes / 8, memory_bytes - memory_bytes / 8);
         let estimate = (room_bytes / ROOM_BYTES / 2).max(64) as usize;
         let rooms = Cache::with_weighter(estimate, room_bytes, NotedWeighter);
         let plain = Cache::new((plain_bytes / PLAIN_BYTES).max(64) as usize);
-        Self { rooms, plain, epoch: AtomicU64::new(0) }
+        Self { rooms, plain, epoch: AtomicU64::new(0), mentions }
     }
 
     pub fn cache_figures(&self) -> CacheFigures {
@@ -175,6 +186,18 @@ impl Audience {
     /// The user is no member any more.
     pub fn remove(&self, user: &UserId) {
         self.listeners.lock().retain(|listener| listener.user_id != user);
+        self.names.lock().remove(user);
+    }
+
+    /// Whom an event to come calls by name in its text, with their display names. What has `m.mentions`
+    /// says itself whom it mentions.
+    pub fn list_called(&self, content: &Value) -> Vec<(OwnedUserId, Option<String>)> {
+        match content["body"].as_str() {
+            Some(body) if content.get("m.mentions").is_none() => {
+                self.names.lock().find_in(body, CALLED_MAX)
+            }
+            _ => Vec::new(),
+        }
     }
 
     /// The power levels of the room where it stands.
@@ -223,6 +246,9 @@ impl Audience {
         unchecked: &Unchecked,
     ) -> Result<(), StorageError> {
         let database = rooms.database();
+        if audiences.mentions == Mentions::ByName {
+            self.read_names(rooms, room, unchecked).await?;
+        }
         let wishes = match unchecked {
             Unchecked::All => {
                 Wishes::group(storage::counts::list_wishes_of_members(database, room.nid).await?)
@@ -237,7 +263,7 @@ impl Audience {
         let mut found = Vec::new();
         for (user, wishes) in &wishes {
             let is_quiet = quiet.iter().any(|row| row.user_id == *user);
-            found.extend(listen(rooms, room, (user, wishes), is_quiet).await?);
+            found.extend(listen(rooms, room, (user, wishes, audiences.mentions), is_quiet).await?);
         }
         let mut listeners = self.listeners.lock();
         match unchecked {
@@ -247,6 +273,47 @@ impl Audience {
         listeners.extend(found);
         Ok(())
     }
+
+    /// Notes how the members of this server are called.
+    async fn read_names(
+        &self,
+        rooms: &Rooms,
+        room: &Room,
+        unchecked: &Unchecked,
+    ) -> Result<(), StorageError> {
+        let Unchecked::Users(users) = unchecked else {
+            let members = list_local_members(rooms.database(), room.nid).await?;
+            let mut names = self.names.lock();
+            names.clear();
+            for (user, json) in members {
+                let Ok(user) = OwnedUserId::try_from(user) else { continue };
+                let event: Option<MemberJson> = serde_json::from_str(&json).ok();
+                names.insert(&user, event.and_then(|event| event.content.displayname));
+            }
+            return Ok(());
+        };
+        for user in users {
+            let member = rooms.find_state_event(room, MEMBER, user.as_str()).await?;
+            let membership = Membership::of_state(member.as_ref().map(|event| &*event.event));
+            let content = member.and_then(|event| event.event.content_as::<MemberContent>().ok());
+            let mut names = self.names.lock();
+            match membership {
+                Membership::Join => names.insert(user, content.and_then(|it| it.displayname)),
+                _ => names.remove(user),
+            }
+        }
+        Ok(())
+    }
+}
+
+#[derive(Deserialize)]
+struct MemberJson {
+    content: MemberContent,
+}
+
+#[derive(Deserialize)]
+struct MemberContent {
+    displayname: Option<String>,
 }
 
 /// The user as a listener, if they are a member; also when their rules are the default ones
@@ -254,13 +321,9 @@ impl Audience {
 async fn listen(
     rooms: &Rooms,
     room: &Room,
-    (user, wishes): (&str, &Wishes),
+    (user, wishes, mentions): (&str, &Wishes, Mentions),
     is_quiet: bool,
 ) -> Result<Option<Listener>, StorageError> {
-    #[derive(Deserialize)]
-    struct Name {
-        displayname: Option<String>,
-    }
     let Ok(user_id) = OwnedUserId::try_from(user) else {
         return Ok(None);
     };
@@ -269,12 +332,12 @@ async fn listen(
     if membership != Membership::Join {
         return Ok(None);
     }
-    let (rules, ignored) = (wishes.compile_rules(&user_id)?, wishes.ignored_users());
+    let (rules, ignored) = (wishes.compile_rules(&user_id, mentions)?, wishes.ignored_users());
     if rules.is_default() && ignored.is_empty() && !is_quiet {
         return Ok(None);
     }
-    let name = member.and_then(|event| event.event.content_as::<Name>().ok());
-    let display_name = name.and_then(|name| name.displayname);
+    let content = member.and_then(|event| event.event.content_as::<MemberContent>().ok());
+    let display_name = content.and_then(|content| content.displayname);
     Ok(Some(Listener {
         user_id,
         rules: Arc::new(rules),

@@ -6,8 +6,7 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use ruma::{OwnedEventId, OwnedUserId, UserId, push::Action};
-use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::{
     PushParts,
@@ -20,8 +19,9 @@ use super::{
 };
 use crate::{
     protocol::{
+        event::Event,
         membership::Membership,
-        push_rules::{CompiledRules, Outcome, PushEvent, is_poll},
+        push_rules::{CompiledRules, Mentions, Outcome, PushEvent, calls_everybody, is_poll},
     },
     rooms::{Acceptance, AcceptanceHook, Accepted, EventRequest, MEMBER, Room, Rooms, StoredEvent},
     storage::{
@@ -50,10 +50,17 @@ type Own = (OwnedUserId, Option<Vec<Action>>);
 #[derive(Default)]
 struct Subject {
     thread: Option<OwnedEventId>,
-    /// Whom the event names, with their rules.
-    named: Vec<(OwnedUserId, CompiledRules)>,
+    named: Vec<Named>,
     /// Who follows the thread, where somebody's rules ask for that.
     followers: Vec<String>,
+}
+
+/// Somebody whom the event names, with their rules.
+struct Named {
+    user: OwnedUserId,
+    /// In the room, where it was looked for.
+    display_name: Option<String>,
+    rules: CompiledRules,
 }
 
 /// What an event does.
@@ -94,10 +101,10 @@ impl PushParts {
         audience: &Audience,
     ) -> Result<Subject, StorageError> {
         let mut subject = Subject::default();
-        let mut named: Vec<OwnedUserId> = Vec::new();
+        let mut named: Vec<(OwnedUserId, Option<String>)> = Vec::new();
         if let (MEMBER, Some(user)) = (request.kind.as_str(), &request.state_key) {
             let is_invite = request.content["membership"] == "invite";
-            named.extend(self.find_local(user).filter(|_| is_invite));
+            named.extend(self.find_local(user).filter(|_| is_invite).map(|user| (user, None)));
         }
         if let Some(room) = room {
             subject.thread = find_thread_of_request(rooms, room, request).await?;
@@ -106,29 +113,32 @@ impl PushParts {
                 let thread = ThreadName { room: room.nid, root: root.as_str() };
                 subject.followers = list_followers(rooms.database(), thread, FOLLOWERS_MAX).await?;
             }
-            for user in list_mentions(&request.content).filter_map(|user| self.find_local(user)) {
+            let mentioned =
+                list_mentions(&request.content).filter_map(|user| self.find_local(user));
+            let called = audience.list_called(&request.content);
+            for (user, name) in mentioned.map(|user| (user, None)).chain(called) {
                 let is_listener =
                     audience.listeners.lock().iter().any(|listener| listener.user_id == user);
                 if !is_listener
-                    && !named.contains(&user)
+                    && named.iter().all(|(known, _)| *known != user)
                     && rooms.membership_of(room, &user).await? == Membership::Join
                 {
-                    named.push(user);
+                    named.push((user, name));
                 }
             }
         }
-        named.retain(|user| *user != request.sender);
+        named.retain(|(user, _)| *user != request.sender);
         if named.is_empty() {
             return Ok(subject);
         }
-        let user_ids: Vec<&str> = named.iter().map(|user| user.as_str()).collect();
+        let user_ids: Vec<&str> = named.iter().map(|(user, _)| user.as_str()).collect();
         let mut wishes = Wishes::load(rooms.database(), &user_ids).await?;
-        for user in named {
+        for (user, display_name) in named {
             let wishes = wishes.remove(user.as_str()).unwrap_or_default();
             let is_refused = request.kind == MEMBER && !wishes.takes_invite(&request.sender);
             if !is_refused && !wishes.ignored_users().contains(&request.sender) {
-                let rules = wishes.compile_rules(&user)?;
-                subject.named.push((user, rules));
+                let rules = wishes.compile_rules(&user, self.mentions)?;
+                subject.named.push(Named { user, display_name, rules });
             }
         }
         Ok(subject)
@@ -223,14 +233,15 @@ impl Case<'_> {
         let mut own = Vec::new();
         let mut listeners = self.judge.audience.listeners.lock();
         let counted = Effect { notifies: self.event.notifies(), highlights: false };
-        let needs_rules =
-            !listeners.is_empty() || !self.subject.named.is_empty() || names_everybody(event);
+        let needs_rules = !listeners.is_empty()
+            || !self.subject.named.is_empty()
+            || names_everybody(event, parts.mentions);
         let default = if needs_rules {
             let levels = self.judge.audience.power_levels(self.accepted.room, self.accepted.head);
             let members = self.accepted.head.joined_count.max(0).cast_unsigned();
             let case = PushEvent::new(event, members, &levels, &parts.defaults);
             let case = case.followed_by(self.subject.followers.iter().cloned());
-            let by_default = parts.defaults.evaluate(&case, &parts.nobody, None);
+            let by_default = case.default_outcome();
             let default = Effect::of(by_default.as_ref());
             for listener in listeners.iter_mut().filter(|l| l.user_id != event.sender()) {
                 let rules = Arc::clone(&listener.rules);
@@ -240,8 +251,8 @@ impl Case<'_> {
                 self.apply(listener, default, outcome.as_ref(), changes, tx);
                 self.note_own(&mut own, &listener.user_id, (by_default, outcome));
             }
-            for (user, rules) in &self.subject.named {
-                let outcome = rules.evaluate(&case, user, None);
+            for Named { user, display_name, rules } in &self.subject.named {
+                let outcome = rules.evaluate(&case, user, display_name.as_deref());
                 let effect = Effect::of(outcome.as_ref());
                 self.deviate(user, (default, effect), outcome.as_ref(), changes, tx);
                 self.note_own(&mut own, user, (by_default, outcome));
@@ -448,19 +459,17 @@ fn add_mark(
 }
 
 /// Whether the default rules may do something for everybody that the event's flag does not say.
-fn names_everybody(event: &crate::protocol::event::Event) -> bool {
-    #[derive(Deserialize)]
-    struct Content {
-        #[serde(rename = "m.mentions")]
-        mentions: Option<Value>,
-    }
+fn names_everybody(event: &Event, mentions: Mentions) -> bool {
     if event.is_state_of("m.room.tombstone", "") || is_poll(event.kind()) {
         return true;
     }
-    event.content_json().contains("m.mentions")
-        && event
-            .content_as::<Content>()
-            .is_ok_and(|content| content.mentions.is_some_and(|m| m["room"] == true))
+    if mentions == Mentions::Intended && !event.content_json().contains("m.mentions") {
+        return false;
+    }
+    event.content_as::<Map<String, Value>>().is_ok_and(|content| {
+        let intends = content.get("m.mentions").is_some_and(|intended| intended["room"] == true);
+        intends || mentions == Mentions::ByName && calls_everybody(&content)
+    })
 }
 
 fn exception_row(room: storage::RoomNid, exception: &Exception) -> ExceptionRow {

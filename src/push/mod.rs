@@ -13,7 +13,7 @@ mod wishes;
 
 use std::sync::Arc;
 
-use ruma::{OwnedServerName, OwnedUserId, UserId};
+use ruma::{OwnedServerName, UserId};
 
 use self::{audience::Audiences, delivery::intake::Intake};
 pub use self::{
@@ -25,7 +25,7 @@ pub use self::{
 };
 use crate::{
     cache_figures::CacheFigures,
-    protocol::push_rules::CompiledRules,
+    protocol::push_rules::{CompiledRules, Mentions},
     rooms::Rooms,
     storage::{Database, StorageError},
 };
@@ -40,22 +40,25 @@ struct PushParts {
     intake: Arc<Intake>,
     audiences: Audiences,
     defaults: CompiledRules,
-    /// A user whom no rule singles out.
-    nobody: OwnedUserId,
+    mentions: Mentions,
     server_name: OwnedServerName,
 }
 
 impl Push {
     /// `memory_bytes` bounds all its caches.
-    pub fn new(database: Database, server_name: OwnedServerName, memory_bytes: u64) -> Self {
-        let nobody = <&UserId>::try_from("@\u{1}:nobody").expect("it is a user ID by its form");
+    pub fn new(
+        database: Database,
+        server_name: OwnedServerName,
+        mentions: Mentions,
+        memory_bytes: u64,
+    ) -> Self {
         let intake = Arc::new(Intake::default());
         Self(Arc::new(PushParts {
             counts: Counts::new(database, Arc::clone(&intake), memory_bytes / 2),
             intake,
-            audiences: Audiences::new(memory_bytes / 2),
-            defaults: CompiledRules::server_default(),
-            nobody: nobody.to_owned(),
+            audiences: Audiences::new(mentions, memory_bytes / 2),
+            defaults: CompiledRules::server_default(mentions),
+            mentions,
             server_name,
         }))
     }

@@ -100,7 +100,7 @@ impl Push {
         let has_more = found.len() > limit;
         found.truncate(limit);
         let next = found.last().filter(|_| has_more).map(|last| last.ordering);
-        let rules = load_rules(rooms, user).await?;
+        let rules = self.load_rules(rooms, user).await?;
         let mut notifications = Vec::with_capacity(found.len());
         for candidate in found.into_iter().filter(|candidate| candidate.is_taken) {
             notifications.extend(self.admit(rooms, (user, &rules), candidate).await?);
@@ -180,6 +180,17 @@ impl Push {
         Ok(Some(Notification { event, viewer, actions, is_read, ordering, thread }))
     }
 
+    /// A user's rules of now.
+    pub(super) async fn load_rules(
+        &self,
+        rooms: &Rooms,
+        user: &UserId,
+    ) -> Result<CompiledRules, StorageError> {
+        let wishes = Wishes::load(rooms.database(), &[user.as_str()]).await?;
+        let wishes = wishes.get(user.as_str()).cloned().unwrap_or_default();
+        wishes.compile_rules(user, self.0.mentions)
+    }
+
     /// The power levels of a room as it is now.
     pub(super) fn power_levels(&self, room: &Room) -> PowerLevels {
         let head = room.head();
@@ -202,13 +213,4 @@ impl Push {
         // Their rules may have changed since.
         outcome.map_or_else(|| "[\"notify\"]".to_owned(), |outcome| actions_json(outcome.actions))
     }
-}
-
-/// A user's rules of now.
-pub(super) async fn load_rules(
-    rooms: &Rooms,
-    user: &UserId,
-) -> Result<CompiledRules, StorageError> {
-    let wishes = Wishes::load(rooms.database(), &[user.as_str()]).await?;
-    wishes.get(user.as_str()).cloned().unwrap_or_default().compile_rules(user)
 }

@@ -10,7 +10,6 @@ use serde_json::Value;
 use super::{
     Push,
     judge::{Effect, FOLLOWERS_MAX, actions_json},
-    notifications::load_rules,
     tally::{Deviation, UserRoomCounts},
     threads::find_thread,
 };
@@ -62,7 +61,7 @@ impl Push {
         if change.changed.is_empty() {
             return Ok(());
         }
-        let rules = load_rules(rooms, user).await?;
+        let rules = self.load_rules(rooms, user).await?;
         let mut left = EVENTS_MAX;
         let mut found: Vec<(RoomNid, Deviation)> = Vec::new();
         for place in rooms.rooms_of(user).await?.list_joined() {

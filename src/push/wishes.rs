@@ -14,7 +14,7 @@ use crate::{
         invite_permission::{
             INVITE_FILTER_KIND, INVITE_PERMISSION_KIND, InvitePermission, InviteVerdict,
         },
-        push_rules::{CompiledRules, default_ruleset},
+        push_rules::{CompiledRules, Mentions, default_ruleset},
     },
     storage::{Database, StorageError, counts::list_wishes_of_users},
 };
@@ -55,11 +55,15 @@ impl Wishes {
     }
 
     /// The user's rules, ready to be evaluated.
-    pub fn compile_rules(&self, user: &UserId) -> Result<CompiledRules, StorageError> {
-        let own = self.rules.as_deref().map(|content| PushRules::parse(content, user));
+    pub fn compile_rules(
+        &self,
+        user: &UserId,
+        mentions: Mentions,
+    ) -> Result<CompiledRules, StorageError> {
+        let own = self.rules.as_deref().map(|content| PushRules::parse(content, user, mentions));
         Ok(match own.transpose()? {
-            Some(rules) => CompiledRules::compile(&rules.global, user),
-            None => CompiledRules::compile(&default_ruleset(user), user),
+            Some(rules) => CompiledRules::compile(&rules.global, user, mentions),
+            None => CompiledRules::compile(&default_ruleset(user, mentions), user, mentions),
         })
     }
 

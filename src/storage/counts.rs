@@ -394,7 +394,22 @@ pub async fn list_wishes_of_members(
     db.fetch_all(sql, &params![room]).await
 }
 
-/// The same for these users, and what they say of invitations.
+/// The joined members of a room who are users of this server, each with the membership's event.
+pub async fn list_local_members(
+    db: &Database,
+    room: RoomNid,
+) -> Result<Vec<(String, String)>, StorageError> {
+    // The hexadecimal digits are `m.room.member`.
+    let sql = "SELECT a.user_id, e.json FROM accounts a
+               JOIN state_keys k ON k.kind = unhex('6d2e726f6f6d2e6d656d626572')
+                   AND k.state_key = unhex(hex(a.user_id))
+               JOIN memberships m ON m.user_nid = k.nid AND m.room_nid = $1
+               JOIN events e ON e.nid = m.event_nid
+               WHERE m.membership = 1";
+    db.fetch_all(sql, &params![room]).await
+}
+
+/// The wishes of these users, and what they say of invitations.
 pub async fn list_wishes_of_users(
     db: &Database,
     user_ids: &[&str],

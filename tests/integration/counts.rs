@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Notifications and highlights of a room.
-async fn counts(client: &Client, room_id: &str) -> (i64, i64) {
+pub async fn counts(client: &Client, room_id: &str) -> (i64, i64) {
     let answer = sync(client, None).await;
     let counts = &answer["rooms"]["join"][room_id]["unread_notifications"];
     read_counts(counts)

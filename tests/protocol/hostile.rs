@@ -11,7 +11,7 @@ use hearth::protocol::{
     history_visibility::HistoryVisibility,
     membership::Membership,
     power_levels::PowerLevels,
-    push_rules::{CompiledRules, PushEvent, default_ruleset},
+    push_rules::{CompiledRules, Mentions, PushEvent, default_ruleset},
     redaction::redact_event,
     room_content::{CreateContent, GuestAccess, JoinRules},
     room_version::RoomVersion,
@@ -151,10 +151,12 @@ fn use_event(version: RoomVersion, event: &Arc<Event>) {
     GuestAccess::of_state(Some(event));
     HistoryVisibility::of_state(Some(event));
     let power = PowerLevels::from_events(Some(event), Some(event), rules);
-    let defaults = CompiledRules::server_default();
+    let defaults = CompiledRules::server_default(Mentions::ByName);
     let prepared = PushEvent::new(event, 2, &power, &defaults);
     let bob = <&UserId>::try_from(BOB).unwrap();
-    CompiledRules::compile(&default_ruleset(bob), bob).evaluate(&prepared, bob, Some("*"));
+    let rules = default_ruleset(bob, Mentions::ByName);
+    let rules = CompiledRules::compile(&rules, bob, Mentions::ByName);
+    rules.evaluate(&prepared, bob, Some("*"));
 }
 
 proptest! {

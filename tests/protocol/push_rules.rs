@@ -6,7 +6,7 @@ use futures_util::FutureExt as _;
 use hearth::protocol::{
     event::Event,
     power_levels::PowerLevels,
-    push_rules::{CompiledRules, PushEvent, default_ruleset},
+    push_rules::{CompiledRules, Mentions, PushEvent, default_ruleset},
     room_version::RoomVersion,
 };
 use ruma::{
@@ -38,7 +38,7 @@ fn evaluate(
     members: u64,
     power: &PowerLevels,
 ) -> Option<(String, bool, bool)> {
-    let defaults = CompiledRules::server_default();
+    let defaults = CompiledRules::server_default(Mentions::Intended);
     let event = PushEvent::new(event, members, power, &defaults);
     let outcome = rules.evaluate(&event, user(BOB), Some("Bob"))?;
     Some((outcome.rule_id.to_owned(), outcome.notify, outcome.highlight))
@@ -157,20 +157,93 @@ fn default_rules_do_what_they_say() {
     for (sender, kind, state_key, content, members, expected) in cases {
         let event = room.make(sender, kind, state_key, content);
         let power = power(&room);
-        let shared = CompiledRules::compile(&default_ruleset(user(BOB)), user(BOB));
+        let shared = CompiledRules::compile(
+            &default_ruleset(user(BOB), Mentions::Intended),
+            user(BOB),
+            Mentions::Intended,
+        );
         assert!(shared.is_default());
-        let mut ruleset = default_ruleset(user(BOB));
+        let mut ruleset = default_ruleset(user(BOB), Mentions::Intended);
         // A change that changes nothing, so that every rule is looked at.
         ruleset
             .set_actions(RuleKind::Override, ".m.rule.master", vec![ruma::push::Action::Notify])
             .unwrap();
-        let own = CompiledRules::compile(&ruleset, user(BOB));
+        let own = CompiledRules::compile(&ruleset, user(BOB), Mentions::Intended);
         assert!(!own.is_default());
         let expected =
             expected.map(|(rule, notify, highlight)| (rule.to_owned(), notify, highlight));
         assert_eq!(evaluate(&shared, &event, members, &power), expected, "{kind}");
         assert_eq!(evaluate(&own, &event, members, &power), expected, "{kind}");
     }
+}
+
+#[test]
+fn names_in_texts_mention_where_that_is_wanted() {
+    let mut room = Room::public(RoomVersion::V11);
+    room.power_of(&[(CAROL, 0)]);
+    let text = |body: &str| json!({"msgtype": "m.text", "body": body});
+    let intended = json!({"msgtype": "m.text", "body": "Builder @room bob", "m.mentions": {}});
+    let notice = json!({"msgtype": "m.notice", "body": "bob"});
+    let plain = (".m.rule.message", true, false);
+    let by_name = (".m.rule.contains_display_name", true, true);
+    let all = (".m.rule.roomnotif", true, true);
+    let cases = [
+        (ALICE, text("So, builder!"), by_name),
+        (ALICE, text("rebuilder"), plain),
+        (ALICE, text("Hello @bob:hearth.test!"), (".m.rule.contains_user_name", true, true)),
+        (ALICE, text("hey @ROOM"), all),
+        (CAROL, text("hey @room"), plain),
+        (ALICE, text("@room, and the Builder"), by_name),
+        (ALICE, intended, plain),
+        (ALICE, notice, (".m.rule.suppress_notices", false, false)),
+        (ALICE, text("\u{1}"), plain),
+        (ALICE, json!({"msgtype": "m.text", "body": ["bob"]}), plain),
+    ];
+    for (sender, content, (rule, notify, highlight)) in cases {
+        let event = room.make(sender, "m.room.message", None, content);
+        let (power, bob) = (power(&room), user(BOB));
+        let defaults = CompiledRules::server_default(Mentions::ByName);
+        let prepared = PushEvent::new(&event, 3, &power, &defaults);
+        let mut ruleset = default_ruleset(bob, Mentions::ByName);
+        let shared = CompiledRules::compile(&ruleset, bob, Mentions::ByName);
+        assert!(shared.is_default());
+        ruleset
+            .set_actions(RuleKind::Override, ".m.rule.master", vec![ruma::push::Action::Notify])
+            .unwrap();
+        let own = CompiledRules::compile(&ruleset, bob, Mentions::ByName);
+        for rules in [&shared, &own] {
+            let outcome = rules.evaluate(&prepared, bob, Some("Builder")).unwrap();
+            let found = (outcome.rule_id, outcome.notify, outcome.highlight);
+            assert_eq!(found, (rule, notify, highlight), "{}", event.content_json());
+        }
+        let for_all = prepared.default_outcome().unwrap();
+        let is_personal = rule.contains("contains");
+        let calls_all = event.content_json().contains("@room, and");
+        assert_eq!(for_all.highlight, (highlight && !is_personal) || calls_all);
+    }
+}
+
+#[test]
+fn rules_for_names_stand_where_they_stood() {
+    let order = |mentions: Mentions| {
+        let rules = default_ruleset(user(BOB), mentions);
+        let ids = |rule: ruma::push::AnyPushRuleRef<'_>| rule.rule_id().to_owned();
+        rules.iter().map(ids).collect::<Vec<_>>()
+    };
+    let names = order(Mentions::ByName);
+    let place = |id: &str| names.iter().position(|known| known == id).unwrap();
+    for (first, second) in [
+        (".m.rule.is_user_mention", ".m.rule.contains_display_name"),
+        (".m.rule.contains_display_name", ".m.rule.is_room_mention"),
+        (".m.rule.is_room_mention", ".m.rule.roomnotif"),
+        (".m.rule.roomnotif", ".m.rule.tombstone"),
+        (".m.rule.contains_user_name", ".m.rule.call"),
+    ] {
+        assert_eq!(place(first) + 1, place(second), "{names:?}");
+    }
+    let is_new = |id: &String| !id.contains("contains_") && !id.contains("roomnotif");
+    let without: Vec<String> = names.iter().filter(|id| is_new(id)).cloned().collect();
+    assert_eq!(without, order(Mentions::Intended));
 }
 
 fn power(room: &Room) -> PowerLevels {
@@ -186,7 +259,11 @@ fn power(room: &Room) -> PowerLevels {
 fn own_events_notify_nobody() {
     let mut room = Room::public(RoomVersion::V12);
     let event = room.make(BOB, "m.room.message", None, json!({"body": "Bob"}));
-    let rules = CompiledRules::compile(&default_ruleset(user(BOB)), user(BOB));
+    let rules = CompiledRules::compile(
+        &default_ruleset(user(BOB), Mentions::Intended),
+        user(BOB),
+        Mentions::Intended,
+    );
     assert_eq!(evaluate(&rules, &event, 2, &power(&room)), None);
 }
 
@@ -199,7 +276,7 @@ fn unknown_conditions_never_match() {
     .unwrap();
     let mut room = Room::public(RoomVersion::V12);
     let event = room.make(ALICE, "m.room.message", None, json!({"body": "x"}));
-    let rules = CompiledRules::compile(&ruleset, user(BOB));
+    let rules = CompiledRules::compile(&ruleset, user(BOB), Mentions::Intended);
     assert_eq!(evaluate(&rules, &event, 2, &power(&room)), None);
 }
 
@@ -258,7 +335,7 @@ fn random_condition(dice: &mut Dice) -> Value {
 }
 
 fn random_ruleset(dice: &mut Dice, room: &Room) -> Ruleset {
-    let mut ruleset = serde_json::to_value(default_ruleset(user(BOB))).unwrap();
+    let mut ruleset = serde_json::to_value(default_ruleset(user(BOB), Mentions::Intended)).unwrap();
     let rule = |id: String, dice: &mut Dice| json!({"rule_id": id, "default": false, "enabled": !dice.one_in(4), "actions": ["notify"]});
     for kind in ["override", "underride"] {
         for number in 0..dice.roll(4) {
@@ -310,7 +387,7 @@ fn matching_rules_agree_with_ruma() {
         let ruleset = random_ruleset(&mut dice, &room);
         let event = random_event(&mut dice, &mut room);
         let members = 1 + dice.roll(3) as u64;
-        let rules = CompiledRules::compile(&ruleset, user(BOB));
+        let rules = CompiledRules::compile(&ruleset, user(BOB), Mentions::Intended);
         let ours = evaluate(&rules, &event, members, &power).map(|(rule, _, _)| rule);
         let theirs = oracle(&ruleset, &event, members, &power);
         assert_eq!(

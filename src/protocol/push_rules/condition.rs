@@ -7,7 +7,7 @@ use ruma::{
 use serde_json::Value;
 use std::ops::RangeBounds as _;
 
-use super::{Me, PushEvent, glob::Glob, property::PropertyPath};
+use super::{Me, PushEvent, glob::Glob, names::calls, property::PropertyPath};
 
 pub(super) enum Condition {
     /// `event_match`, on anything but the body.
@@ -161,13 +161,12 @@ impl Condition {
     }
 }
 
-/// A display name is looked for as it is written: its stars and question marks are no wildcards.
-fn contains_name(event: &PushEvent<'_>, display_name: Option<&str>) -> bool {
-    let Some(name) = display_name.map(str::to_lowercase) else {
+/// A name is looked for as it is written.
+fn contains_name(event: &PushEvent<'_>, name: Option<&str>) -> bool {
+    let Some(name) = name.map(str::to_lowercase) else {
         return false;
     };
-    let literal = Glob::literal(name);
-    !literal.is_empty() && event.lowercase_body().is_some_and(|body| literal.matches_words(body))
+    event.lowercase_body().is_some_and(|body| calls(body, &name))
 }
 
 /// Exact equality; types are not cast.

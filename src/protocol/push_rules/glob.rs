@@ -133,7 +133,8 @@ impl Edge {
     }
 }
 
-fn is_word(character: char) -> bool {
+/// Whether a character is part of a word (client-server API, conditions for push rules).
+pub(super) fn is_word(character: char) -> bool {
     character.is_ascii_alphanumeric() || character == '_'
 }
 

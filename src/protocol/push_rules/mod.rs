@@ -10,6 +10,7 @@
 mod condition;
 mod defaults;
 mod glob;
+mod names;
 mod property;
 
 use std::{
@@ -24,7 +25,11 @@ use ruma::{
 use serde_json::{Map, Value};
 
 use self::condition::Condition;
-pub use self::defaults::{POLL_END, POLL_START, default_ruleset, is_poll, thread_rules};
+use self::defaults::{EVERYBODY, is_by_name};
+pub use self::{
+    defaults::{Mentions, POLL_END, POLL_START, default_ruleset, is_poll, thread_rules},
+    names::Names,
+};
 use super::{event::Event, power_levels::PowerLevels};
 
 /// An event with everything about it that rules ask for.
@@ -37,6 +42,9 @@ pub struct PushEvent<'a> {
     lowercase_body: OnceCell<Option<String>>,
     /// The users whom the default rules single out: those mentioned, and the target of state.
     named: HashSet<String>,
+    /// Whether the default rules may single out more users, by their names in the text.
+    names_in_text: bool,
+    has_mentions: bool,
     defaults: &'a CompiledRules,
     /// Which of the default rules match whoever the user is, a bit for each.
     matching_defaults: u64,
@@ -50,6 +58,7 @@ pub struct PushEvent<'a> {
 /// The rules of one user, ready to be evaluated. Depends on nothing but the rules and the user.
 pub struct CompiledRules {
     rules: Box<[RuleRef]>,
+    mentions: Mentions,
     is_default: bool,
     asks_for_threads: bool,
 }
@@ -80,6 +89,8 @@ struct CompiledRule {
     highlight: bool,
     /// Whether it asks who the user is.
     is_personal: bool,
+    /// Whether it looks for names in texts.
+    is_by_name: bool,
 }
 
 impl<'a> PushEvent<'a> {
@@ -94,6 +105,9 @@ impl<'a> PushEvent<'a> {
         let content: Map<String, Value> = event.content_as().unwrap_or_default();
         let mut named: HashSet<String> = list_mentions(&content).map(str::to_owned).collect();
         named.extend(event.state_key().map(str::to_owned));
+        let has_mentions = content.contains_key(MENTIONS);
+        let may_name = defaults.mentions == Mentions::ByName && !has_mentions;
+        let names_in_text = may_name && content.get("body").is_some_and(Value::is_string);
         let mut prepared = Self {
             event,
             content,
@@ -101,6 +115,8 @@ impl<'a> PushEvent<'a> {
             power_levels,
             lowercase_body: OnceCell::new(),
             named,
+            names_in_text,
+            has_mentions,
             defaults,
             matching_defaults: 0,
             default_rule: None,
@@ -127,6 +143,11 @@ impl<'a> PushEvent<'a> {
         self
     }
 
+    /// What the default rules make of it for everybody whom it does not single out.
+    pub fn default_outcome(&self) -> Option<Outcome<'_>> {
+        self.default_at(self.default_rule?).map(CompiledRule::outcome)
+    }
+
     /// The body in lower case, as words are looked for in it.
     fn lowercase_body(&self) -> Option<&str> {
         let body = || Some(self.content.get("body")?.as_str()?.to_lowercase());
@@ -135,9 +156,10 @@ impl<'a> PushEvent<'a> {
 }
 
 impl CompiledRules {
-    /// Compiles the rules of `user`. Disabled rules are left out.
-    pub fn compile(ruleset: &Ruleset, user: &UserId) -> Self {
-        let defaults = default_ruleset(user);
+    /// Compiles the rules of `user`, of whom the predefined ones are those of `mentions`. Disabled rules are
+    /// left out.
+    pub fn compile(ruleset: &Ruleset, user: &UserId, mentions: Mentions) -> Self {
+        let defaults = default_ruleset(user, mentions);
         let enabled = defaults.iter().filter(|rule| rule.enabled()).enumerate();
         let known: HashMap<String, usize> =
             enabled.map(|(index, rule)| (rule_json(rule), index)).collect();
@@ -148,19 +170,20 @@ impl CompiledRules {
         let enabled = ruleset.iter().filter(|rule| rule.enabled());
         let rules: Box<[RuleRef]> = enabled.map(rule).collect();
         let asks_for_threads = rules.iter().any(RuleRef::asks_for_threads);
-        Self { rules, is_default: is_server_default(ruleset, user), asks_for_threads }
+        let is_default = as_json(ruleset) == as_json(&defaults);
+        Self { rules, mentions, is_default, asks_for_threads }
     }
 
     /// The rules as they come, for nobody in particular: what [`PushEvent::new`] needs. Make it once.
-    pub fn server_default() -> Self {
+    pub fn server_default(mentions: Mentions) -> Self {
         // No user can have this name, so no rule singles it out.
         let nobody = <&UserId>::try_from(NOBODY).expect("it is a user ID by its form");
-        let ruleset = default_ruleset(nobody);
+        let ruleset = default_ruleset(nobody, mentions);
         let enabled = ruleset.iter().filter(|rule| rule.enabled());
         let rules = enabled.map(|rule| RuleRef::Own(Box::new(CompiledRule::compile_default(rule))));
         let rules: Box<[RuleRef]> = rules.collect();
         assert!(rules.len() <= 64, "each default rule has a bit");
-        Self { rules, is_default: true, asks_for_threads: false }
+        Self { rules, mentions, is_default: true, asks_for_threads: false }
     }
 
     /// What a user's own rules take in memory beside this, bytes, roughly.
@@ -192,9 +215,9 @@ impl CompiledRules {
         if event.event.sender() == user {
             return None;
         }
-        let is_named = event.named.contains(user.as_str());
-        if self.is_default && !is_named {
-            return event.default_at(event.default_rule?).map(CompiledRule::outcome);
+        let may_be_named = event.names_in_text || event.named.contains(user.as_str());
+        if self.is_default && !may_be_named {
+            return event.default_outcome();
         }
         let me = Me { user_id: user.as_str(), display_name };
         let matching = self.rules.iter().find_map(|rule| match rule {
@@ -273,6 +296,7 @@ impl CompiledRule {
             notify: actions.iter().any(Action::should_notify),
             highlight: actions.iter().any(Action::is_highlight),
             is_personal: false,
+            is_by_name: rule.is_server_default() && is_by_name(rule.rule_id()),
             actions,
         }
     }
@@ -288,7 +312,8 @@ impl CompiledRule {
     }
 
     fn matches(&self, event: &PushEvent<'_>, me: Option<Me<'_>>) -> bool {
-        self.conditions.iter().all(|condition| condition.holds(event, me))
+        let is_asked = !(self.is_by_name && event.has_mentions);
+        is_asked && self.conditions.iter().all(|condition| condition.holds(event, me))
     }
 
     fn outcome(&self) -> Outcome<'_> {
@@ -301,6 +326,8 @@ impl CompiledRule {
     }
 }
 
+/// Whom an event mentions (client-server API, "User and room mentions").
+const MENTIONS: &str = "m.mentions";
 /// No user can have this name, so no rule singles it out.
 const NOBODY: &str = "@\u{1}:nobody";
 
@@ -321,14 +348,19 @@ fn rule_json(rule: AnyPushRuleRef<'_>) -> String {
     json.unwrap_or_default()
 }
 
-/// Whether `ruleset` is what every new user gets.
-fn is_server_default(ruleset: &Ruleset, user: &UserId) -> bool {
-    let as_json = |ruleset: &Ruleset| serde_json::to_value(ruleset).ok();
-    as_json(ruleset) == as_json(&default_ruleset(user))
+fn as_json(ruleset: &Ruleset) -> Option<Value> {
+    serde_json::to_value(ruleset).ok()
+}
+
+/// Whether a text without `m.mentions` may call everybody ([`Mentions::ByName`]).
+pub fn calls_everybody(content: &Map<String, Value>) -> bool {
+    let body = content.get("body").and_then(Value::as_str);
+    !content.contains_key(MENTIONS)
+        && body.is_some_and(|body| body.to_lowercase().contains(EVERYBODY))
 }
 
 /// The users in `m.mentions`.
 fn list_mentions(content: &Map<String, Value>) -> impl Iterator<Item = &str> {
-    let mentions = content.get("m.mentions").and_then(|mentions| mentions.get("user_ids"));
+    let mentions = content.get(MENTIONS).and_then(|mentions| mentions.get("user_ids"));
     mentions.and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str)
 }

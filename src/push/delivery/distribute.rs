@@ -122,7 +122,7 @@ impl Delivery {
         let parts = &self.0.push.0;
         let event = &verdict.event.event;
         let case = PushEvent::new(event, verdict.member_count, &verdict.levels, &parts.defaults);
-        let outcome = parts.defaults.evaluate(&case, &parts.nobody, None);
+        let outcome = case.default_outcome();
         outcome.map_or_else(Vec::new, |outcome| outcome.actions.to_vec())
     }
 

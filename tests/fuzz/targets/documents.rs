@@ -5,7 +5,7 @@ use hearth::{
     protocol::{
         event::Event,
         power_levels::{PowerLevels, PowerLevelsContent},
-        push_rules::{CompiledRules, PushEvent, default_ruleset},
+        push_rules::{CompiledRules, Mentions, PushEvent, default_ruleset},
         room_version::RoomVersion,
     },
     rooms::RoomEventFilter,
@@ -44,7 +44,7 @@ pub fn run(input: &[u8]) -> String {
 
 fn push(version: RoomVersion, rules: &Ruleset) {
     let user = <&UserId>::try_from(BOB).unwrap();
-    let compiled = CompiledRules::compile(rules, user);
+    let compiled = CompiledRules::compile(rules, user, Mentions::ByName);
     let json = r#"{"auth_events":[],"content":{"body":"Hello, bob!","a.b":{"c":[1,"x"]}},"depth":1,
         "hashes":{},"origin_server_ts":1,"prev_events":[],"room_id":"!room:a.example",
         "sender":"@alice:a.example","signatures":{},"type":"m.room.message"}"#;
@@ -68,7 +68,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
         "timeline":{"limit":10,"lazy_load_members":true,"contains_url":true,"not_senders":[]},
         "include_leave":true},"event_fields":["content.body"],"event_format":"federation"}"#;
     let mut texts = vec![own.to_owned(), filter.to_owned(), "{}".to_owned()];
-    texts.push(serde_json::to_string(&default_ruleset(bob)).unwrap());
+    texts.push(serde_json::to_string(&default_ruleset(bob, Mentions::ByName)).unwrap());
     let room = furnished(RoomVersion::V11);
     texts.extend(room.state.values().map(|event| event.content_json().to_owned()));
     let versions = [RoomVersion::V1, RoomVersion::V12];

@@ -11,7 +11,7 @@ use hearth::protocol::{
     history_visibility::HistoryVisibility,
     membership::Membership,
     power_levels::PowerLevels,
-    push_rules::{CompiledRules, PushEvent},
+    push_rules::{CompiledRules, Mentions, PushEvent},
     redaction::redact_event,
     room_content::{CreateContent, GuestAccess, JoinRules},
     room_version::RoomVersion,
@@ -67,7 +67,7 @@ fn use_event(version: RoomVersion, event: &Event) {
     GuestAccess::of_state(Some(event));
     HistoryVisibility::of_state(Some(event));
     let power = PowerLevels::from_events(Some(event), Some(event), rules);
-    let defaults = CompiledRules::server_default();
+    let defaults = CompiledRules::server_default(Mentions::ByName);
     let prepared = PushEvent::new(event, 2, &power, &defaults);
     let bob = <&UserId>::try_from(BOB).unwrap();
     defaults.evaluate(&prepared, bob, Some("*"));
