@@ -60,6 +60,9 @@ pub struct SearchRequest {
     pub from: SearchPlace,
     /// Only what this user sent (a page of a group).
     pub sender: Option<OwnedUserId>,
+    /// A page ends before the room with which the states of its rooms would hold more events than this
+    /// together; the first room is there in any case.
+    pub state_events_max: Option<usize>,
 }
 
 /// An event that was found.
@@ -175,6 +178,11 @@ impl Search<'_> {
                 page.next = page.hits.last().map(SearchPlace::behind);
             }
         }
+        if let Some(max) = self.request.state_events_max
+            && bound_states(&mut page.hits, max)
+        {
+            page.next = page.hits.last().map(SearchPlace::behind);
+        }
         // As many as were asked for have been looked at; there may be more behind them.
         if page.next.is_none() && candidates.len() == SCANNED_MAX {
             page.next = candidates.last().map(SearchPlace::after);
@@ -195,15 +203,21 @@ impl Search<'_> {
         // A stable sort: of two that fit equally well the newer one comes first.
         hits.sort_by(|one, two| two.rank.total_cmp(&one.rank));
         let SearchPlace { before, skipped, .. } = self.request.from;
-        let behind = skipped.saturating_add(self.request.limit);
+        let total = hits.len();
+        page.hits = hits.into_iter().skip(skipped).take(self.request.limit).collect();
+        let max = self.request.state_events_max;
+        let shown = match max.is_some_and(|max| bound_states(&mut page.hits, max)) {
+            true => page.hits.len(),
+            false => self.request.limit,
+        };
+        let behind = skipped.saturating_add(shown);
         // A full page may be followed by an empty one, as with other servers.
-        if hits.len() >= behind {
+        if total >= behind {
             // What is sent meanwhile must not move the pages.
             let newest = candidates.first().map(|c| (c.origin_server_ts, c.event.0 + 1));
             let before = if skipped == 0 { newest.unwrap_or(before) } else { before };
             page.next = Some(SearchPlace { before, skipped: behind, counted: None });
         }
-        page.hits = hits.into_iter().skip(skipped).take(self.request.limit).collect();
         Ok(())
     }
 
@@ -298,6 +312,21 @@ impl Search<'_> {
         let wanted = texts.iter().filter(|(key, _)| self.request.keys.contains(key));
         wanted.map(|(_, text)| self.request.query.rank(text)).fold(0.0, f64::max)
     }
+}
+
+/// Leaves out the results from the first one on with whose room the states of the rooms would hold more than
+/// `max` events together, unless that is the first room of all; whether there are some.
+fn bound_states(hits: &mut Vec<SearchHit>, max: usize) -> bool {
+    let (mut known, mut sum) = (HashSet::new(), 0_usize);
+    let is_too_much = |hit: &SearchHit| {
+        if known.insert(hit.viewer.room().nid) {
+            sum = sum.saturating_add(hit.viewer.head().state.len());
+        }
+        sum > max && known.len() > 1
+    };
+    let end = hits.iter().position(is_too_much);
+    hits.truncate(end.unwrap_or(hits.len()));
+    end.is_some()
 }
 
 /// The rooms of some results, each once, in their order.

@@ -1,5 +1,10 @@
 //! Client-Server API, "Server Side Search".
 
+use std::collections::HashSet;
+
+use hearth::rooms::{
+    Reader, RoomEventFilter, SearchKey, SearchOrder, SearchPlace, SearchQuery, SearchRequest,
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -248,6 +253,47 @@ both_databases! {
         assert_eq!(bodies(&second), ["a needle"]);
         let filtered = json!({ "search_term": "needle", "filter": { "rooms": [two] } });
         assert_eq!(bodies(&search(&alice, filtered).await), ["a needle"]);
+    }
+
+    async fn pages_with_states_end_before_these_are_too_much(backend: Backend) {
+        let server = Server::start(backend).await;
+        let alice = server.register("alice").await;
+        let mut said = Vec::new();
+        for room in 0..3 {
+            let id = create_room(&alice, json!({})).await;
+            for number in 0..2 {
+                said.push(say(&alice, &id, text(&format!("needle {room} {number}"))).await);
+            }
+        }
+        said.reverse();
+        let user_id = alice.user_id.as_str().try_into().unwrap();
+        let ignored = HashSet::new();
+        let reader = Reader { user_id, device_id: None, ignored: &ignored, now_ms: 0, with_room_id: true };
+        for order in [SearchOrder::Recent, SearchOrder::Rank] {
+            let mut request = SearchRequest {
+                query: SearchQuery::parse("needle"),
+                keys: vec![SearchKey::Body],
+                filter: RoomEventFilter::default(),
+                order,
+                limit: 10,
+                from: SearchPlace::START,
+                sender: None,
+                // A new room has more than half as many.
+                state_events_max: Some(8),
+            };
+            let mut pages: Vec<Vec<String>> = Vec::new();
+            loop {
+                let page = server.app.search.search(&reader, &request).await.unwrap();
+                assert_eq!(page.count, 6);
+                let ids = page.hits.iter().map(|hit| hit.event.event.event_id().to_string());
+                pages.push(ids.collect());
+                let Some(next) = page.next else { break };
+                request.from = next;
+            }
+            pages.retain(|page| !page.is_empty());
+            assert_eq!(pages, said.chunks(2).map(<[_]>::to_vec).collect::<Vec<_>>(), "{order:?}");
+        }
+        server.stop().await;
     }
 
     async fn an_edit_in_another_room_finds_nothing_of_this_one(backend: Backend) {

@@ -8,7 +8,7 @@ use ruma::{RoomId, UserId};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json, value::RawValue};
 
-use super::{messages::write_state, room_paths::load_ignored_users, room_paths::reader};
+use super::room_paths::{load_ignored_users, reader};
 use crate::{
     http::{
         auth::UserSession,
@@ -20,6 +20,7 @@ use crate::{
     rooms::{
         Direction, Kinds, PageRequest, PageToken, Reader, RoomEventFilter, SearchHit, SearchKey,
         SearchOrder, SearchPage, SearchPlace, SearchQuery, SearchRequest, rooms_of_hits,
+        write_client_event,
     },
 };
 
@@ -29,6 +30,11 @@ const PAGE_MAX: usize = 100;
 /// Events around a result on each side when the client does not say, and at most.
 const CONTEXT_DEFAULT: usize = 5;
 const CONTEXT_MAX: usize = 20;
+/// State events of all rooms on a page together, where the state is asked for. A page ends before the room with
+/// which there would be more, unless that is its first.
+const STATE_EVENTS_MAX: usize = 10_000;
+/// State events that are read at once.
+const STATE_STEP: usize = 1_000;
 
 /// The query of the request.
 #[derive(Debug, Deserialize)]
@@ -207,6 +213,7 @@ fn build_request(criteria: &Criteria, token: Option<&Token>) -> MatrixResult<Sea
         filter: criteria.filter.clone(),
         from: SearchPlace::START,
         sender: None,
+        state_events_max: criteria.include_state.then_some(STATE_EVENTS_MAX),
     };
     request.limit = request.limit.clamp(1, PAGE_MAX);
     let Some(token) = token else { return Ok(request) };
@@ -297,10 +304,16 @@ async fn write_states(
     let mut states = BTreeMap::new();
     for viewer in rooms_of_hits(hits) {
         let Some(state) = app.rooms.load_readable_state(&viewer).await? else { continue };
-        let nids = state.list(Kinds::All);
-        let events = app.rooms.events().load(viewer.room().facts(), &nids).await?;
-        let mut out = String::new();
-        write_state(&mut out, reader, &events);
+        let mut out = String::from("[");
+        for step in state.list(Kinds::All).chunks(STATE_STEP) {
+            for event in app.rooms.events().load(viewer.room().facts(), step).await? {
+                if out.len() > 1 {
+                    out.push(',');
+                }
+                write_client_event(&mut out, &event, &reader.view());
+            }
+        }
+        out.push(']');
         states.insert(viewer.room().room_id.to_string(), raw(out)?);
     }
     Ok(states)
