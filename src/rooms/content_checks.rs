@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use ruma::{EventId, OwnedEventId, RoomAliasId};
+use ruma::{EventId, OwnedEventId, OwnedRoomAliasId, RoomAliasId};
 use serde_json::{Map, Value};
 
 use super::{
@@ -131,28 +131,49 @@ impl Rooms {
     ) -> Result<(), ContentError> {
         let known = list_aliases(before);
         let content = content.as_object().cloned().unwrap_or_default();
-        for property in ["alias", "alt_aliases"] {
-            let value = content.get(property);
-            let fits = match value {
-                None | Some(Value::Null) => true,
-                Some(value) if property == "alias" => value.is_string(),
-                Some(value) => value.as_array().is_some_and(|v| v.iter().all(Value::is_string)),
-            };
-            if !fits {
-                return Err(ContentError::InvalidAlias(property.to_owned()));
-            }
-        }
+        check_alias_types(&content)?;
         for alias in list_aliases(&content).into_iter().filter(|alias| !known.contains(alias)) {
-            let parsed = RoomAliasId::parse(alias.as_str()).ok();
-            let parsed = parsed.filter(|_| alias.len() <= ALIAS_BYTES_MAX);
-            let parsed = parsed.ok_or_else(|| ContentError::InvalidAlias(alias.clone()))?;
-            let found = self.find_by_alias(&parsed).await?;
+            let found = self.find_by_alias(&parse_alias(&alias)?).await?;
             if found.is_none_or(|found| found.nid != room.nid) {
                 return Err(ContentError::BadAlias(alias));
             }
         }
         Ok(())
     }
+}
+
+/// Checks the `m.room.canonical_alias` with which a room shall begin. No alias leads to a room that is not
+/// there yet, but the one that it is made with.
+pub fn check_first_aliases(
+    content: &Map<String, Value>,
+    own: Option<&RoomAliasId>,
+) -> Result<(), ContentError> {
+    check_alias_types(content)?;
+    for alias in list_aliases(content) {
+        if own != Some(&parse_alias(&alias)?) {
+            return Err(ContentError::BadAlias(alias));
+        }
+    }
+    Ok(())
+}
+
+fn check_alias_types(content: &Map<String, Value>) -> Result<(), ContentError> {
+    for property in ["alias", "alt_aliases"] {
+        let fits = match content.get(property) {
+            None | Some(Value::Null) => true,
+            Some(value) if property == "alias" => value.is_string(),
+            Some(value) => value.as_array().is_some_and(|v| v.iter().all(Value::is_string)),
+        };
+        if !fits {
+            return Err(ContentError::InvalidAlias(property.to_owned()));
+        }
+    }
+    Ok(())
+}
+
+fn parse_alias(alias: &str) -> Result<OwnedRoomAliasId, ContentError> {
+    let parsed = RoomAliasId::parse(alias).ok().filter(|_| alias.len() <= ALIAS_BYTES_MAX);
+    parsed.ok_or_else(|| ContentError::InvalidAlias(alias.to_owned()))
 }
 
 /// The aliases that an `m.room.canonical_alias` names. An empty one means none.

@@ -116,6 +116,15 @@ both_databases! {
                 [{ "medium": "email", "address": "a@b.c", "id_server": "evil.test" }] }),
                 403, "M_SERVER_NOT_TRUSTED"),
             (json!({ "initial_state": [{ "type": "x" }] }), 400, "M_BAD_JSON"),
+            // No alias leads to a room that is not there yet.
+            (json!({ "initial_state": [{ "type": "m.room.canonical_alias",
+                "content": { "alias": "#other:hearth.test" } }] }), 400, "M_BAD_ALIAS"),
+            (json!({ "room_alias_name": "mine", "initial_state": [{
+                "type": "m.room.canonical_alias",
+                "content": { "alias": "#mine:hearth.test", "alt_aliases": ["#x:hearth.test"] } }] }),
+                400, "M_BAD_ALIAS"),
+            (json!({ "initial_state": [{ "type": "m.room.canonical_alias",
+                "content": { "alias": 5 } }] }), 400, "M_INVALID_PARAM"),
             (json!({ "room_version": "11", "name": "x",
                 "power_level_content_override": { "users": { "@alice:hearth.test": 0 } } }),
                 400, "M_INVALID_ROOM_STATE"),

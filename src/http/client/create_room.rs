@@ -24,7 +24,7 @@ use crate::{
     protocol::{membership::Membership, room_version::RoomVersion},
     rooms::{
         AliasError, DirectoryVisibility, InitialState, MEMBER, MemberChange, NewRoom, Preset,
-        ReservedAlias, Room,
+        ReservedAlias, Room, check_first_aliases,
     },
     workflows::{
         invite_address::{AddressInvite, invite_address},
@@ -79,6 +79,11 @@ pub async fn create_room(
         }
         None => None,
     };
+    let is_named =
+        |one: &&InitialState| one.kind == "m.room.canonical_alias" && one.state_key.is_empty();
+    for state in body.initial_state.iter().filter(is_named) {
+        check_first_aliases(&state.content, alias.as_ref().map(|alias| &*alias.alias))?;
+    }
     let (addresses, is_direct) = (body.invite_3pid, body.is_direct);
     let new = NewRoom {
         creator: session.user_id.clone(),
