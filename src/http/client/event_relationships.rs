@@ -113,10 +113,12 @@ async fn find_start(
         let room = app.rooms.find_room_of_event(event_id).await?.ok_or_else(unknown_event)?;
         return find_visible_event(app, user_id, room.room_id.as_str(), &body.event_id).await;
     };
-    if let Ok(viewer) = find_readable_room(app, user_id, room_id).await
-        && app.rooms.find_any_event(viewer.room(), event_id).await?.is_none()
-    {
-        fetch(app, viewer.room(), event_id, body.direction == Some(Direction::Up)).await;
+    if let Ok(viewer) = find_readable_room(app, user_id, room_id).await {
+        let known = app.rooms.find_any_event(viewer.room(), event_id).await?;
+        // One that has arrived and waits for those before it is not in the history yet.
+        if !known.is_some_and(|known| known.is_in_graph()) {
+            fetch(app, viewer.room(), event_id, body.direction == Some(Direction::Up)).await;
+        }
     }
     find_visible_event(app, user_id, room_id, &body.event_id).await
 }
