@@ -21,7 +21,7 @@ pub use self::{
     notifications::{Notification, NotificationPage},
     recount::IgnoreChange,
     tally::{Count, MAIN, UnreadCounts},
-    threads::find_thread,
+    threads::{find_thread, leads_to},
 };
 use crate::{
     cache_figures::CacheFigures,

@@ -25,7 +25,26 @@ pub async fn find_thread(
     }
 }
 
-/// The same for an event that is going to be sent; for a redaction, that of the event it redacts.
+/// Whether an event relates to another one, itself or by way of events that it relates to.
+pub async fn leads_to(
+    rooms: &Rooms,
+    room: &Room,
+    event: &StoredEvent,
+    wanted: &str,
+) -> Result<bool, StorageError> {
+    let mut relation = relation_of(&event.event);
+    for _ in 0..HOPS_MAX {
+        let Some((_, target)) = relation else { return Ok(false) };
+        if target == wanted {
+            return Ok(true);
+        }
+        let next = rooms.find_event(room, &target).await?;
+        relation = next.and_then(|next| relation_of(&next.event));
+    }
+    Ok(false)
+}
+
+/// The thread of an event that is going to be sent; for a redaction, that of the event it redacts.
 pub(super) async fn find_thread_of_request(
     rooms: &Rooms,
     room: &Room,

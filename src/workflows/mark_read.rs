@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::{
     accounts::Accounts,
     ephemeral::{Ephemeral, NewReceipt, ReceiptKind},
-    push::{MAIN, Push, find_thread},
+    push::{MAIN, Push, find_thread, leads_to},
     rooms::{Room, Rooms, StoredEvent},
     storage::{StorageError, WriteTx, account_data},
 };
@@ -164,7 +164,8 @@ async fn find_event(
     event.ok_or_else(|| MarkReadError::UnknownEvent(event_id.to_owned()))
 }
 
-/// A thread's root counts as part of its thread, too.
+/// 400 is for an event that "is not related to the `thread_id`" (`POST /receipt`). A thread's root is, and so
+/// is what relates to it in another way than by the thread, though both lie in the main timeline.
 async fn check_thread(
     rooms: &Rooms,
     room: &Room,
@@ -173,7 +174,8 @@ async fn check_thread(
 ) -> Result<(), MarkReadError> {
     let found = find_thread(rooms, room, event).await?;
     let found = found.as_ref().map_or(MAIN, |root| root.as_str());
-    match found == thread || event.event.event_id() == thread {
+    let is_in = found == thread || event.event.event_id() == thread;
+    match is_in || leads_to(rooms, room, event, thread).await? {
         true => Ok(()),
         false => Err(MarkReadError::OtherThread),
     }

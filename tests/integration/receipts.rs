@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::{
     both_databases,
     conversation::{
-        ephemeral, make_room, next_batch, read, receipt, register, reply, say, sync, wait_for,
+        ephemeral, make_room, next_batch, read, receipt, register, reply, say, send, sync, wait_for,
     },
     harness::{Client, Server, to_response},
     hostile_peers::Siege,
@@ -77,6 +77,28 @@ both_databases! {
         read(bob, &room, &answer).await;
         let both = receipts(alice, &room, "m.read", &answer).await;
         assert!(both[&bob.user_id].get("thread_id").is_none(), "{both}");
+        server.stop().await;
+    }
+
+    async fn what_relates_to_a_root_is_related_to_its_thread(backend: Backend) {
+        let server = Server::start(backend).await;
+        let users = register(&server, ["alice", "bob"]).await;
+        let [alice, bob] = users.as_slice() else { panic!() };
+        let room = make_room(&[alice, bob]).await;
+        let root = say(alice, &room, "root").await;
+        reply(alice, &room, &root, "in the thread").await;
+        let refer = async |target: &str, kind: &str| {
+            let relation = json!({ "event_id": target, "rel_type": kind, "key": "x" });
+            let content = json!({ "msgtype": "m.text", "body": kind, "m.relates_to": relation });
+            send(alice, &room, &content).await
+        };
+        let reference = refer(&root, "m.reference").await;
+        let annotation = refer(&reference, "m.annotation").await;
+        let other = say(alice, &room, "something else").await;
+        let elsewhere = refer(&other, "m.reference").await;
+        receipt(bob, &room, ("m.read", &annotation), Some(&root)).await;
+        let path = format!("/_matrix/client/v3/rooms/{room}/receipt/m.read/{elsewhere}");
+        bob.post(&path, &json!({ "thread_id": root })).await.error(400, "M_INVALID_PARAM");
         server.stop().await;
     }
 
