@@ -26,6 +26,15 @@ pub enum ResetPasswordError {
 }
 
 impl Accounts {
+    /// Whose an address is. `medium` is `email` or `msisdn`.
+    pub async fn find_third_party_id(
+        &self,
+        medium: &str,
+        address: &str,
+    ) -> Result<Option<ThirdPartyId>, StorageError> {
+        third_party_ids::find(&self.database, medium, address).await
+    }
+
     pub async fn list_third_party_ids(
         &self,
         user_id: &UserId,

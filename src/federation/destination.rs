@@ -106,6 +106,12 @@ impl Destination {
     }
 }
 
+/// How long a server is left alone that has failed this often one after another, milliseconds.
+pub fn retry_pause_ms(failures: i64) -> u64 {
+    let doublings = failures.saturating_sub(1).clamp(0, 20);
+    (RETRY_MS_MIN << doublings).min(RETRY_MS_MAX)
+}
+
 impl DestinationState {
     /// Adds an event behind the others.
     pub fn push(&mut self, pending: Pending) {
@@ -255,9 +261,9 @@ impl DestinationState {
     /// `spread` is a random number from 0 to 255, so that servers that failed together are not
     /// tried together.
     pub fn note_failure(&mut self, error: String, now_ms: u64, spread: u8) {
-        let pause_ms = (RETRY_MS_MIN << self.failures.min(20)).min(RETRY_MS_MAX);
-        let pause_ms = pause_ms + pause_ms / 1024 * u64::from(spread);
         self.failures += 1;
+        let pause_ms = retry_pause_ms(self.failures.into());
+        let pause_ms = pause_ms + pause_ms / 1024 * u64::from(spread);
         self.failing_since_ms.get_or_insert(now_ms);
         self.retry_at_ms = now_ms + pause_ms;
         self.last_error = error;

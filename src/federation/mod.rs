@@ -52,6 +52,7 @@ use self::{
 };
 pub use self::{
     authenticate::{ArrivedRequest, AuthenticateError},
+    destination::retry_pause_ms,
     edu_queue::OutgoingReceipt,
     events_answer::EventsAnswer,
     handshake_error::HandshakeError,

@@ -3,9 +3,7 @@
 
 use ruma::UserId;
 
-use super::{
-    Media, address::MediaAddress, content::ContentHash, evict::EvictError, remote::remote_key,
-};
+use super::{Media, address::MediaAddress, content::ContentHash, evict::EvictError};
 use crate::storage::{
     StorageError,
     media::{self, MediaPage, StoredMedia},
@@ -31,10 +29,7 @@ impl Media {
 
     /// Deletes a content, of another server the copy that is here; false when there is none.
     pub async fn delete(&self, address: &MediaAddress) -> Result<bool, EvictError> {
-        let media_id = match address.server_name == self.server_name {
-            true => address.media_id.clone(),
-            false => remote_key(address),
-        };
+        let media_id = self.key_of(address);
         let _slot = self.slots.take_media_id(&media_id).await;
         let Some(found) = media::find(&self.database, &media_id).await? else { return Ok(false) };
         self.delete_uploads(&[found]).await?;

@@ -10,6 +10,7 @@ pub mod download;
 pub mod evict;
 mod leftovers;
 pub mod previews;
+pub mod quarantine;
 pub mod records;
 mod remote;
 pub mod reservations;
@@ -17,7 +18,11 @@ mod slots;
 pub mod thumbnails;
 pub mod upload;
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
 
 use quick_cache::sync::Cache;
 use ruma::OwnedServerName;
@@ -58,6 +63,8 @@ pub struct Media {
     content: ContentStore,
     thumbnails: Thumbnails,
     records: Cache<Box<str>, Arc<MediaRecord>, RecordWeight>,
+    /// Rises when all records are to be read anew.
+    records_epoch: AtomicU64,
     arrivals: Arrivals,
     slots: UploadSlots,
     writes: Arc<Semaphore>,
@@ -105,6 +112,7 @@ impl Media {
             content,
             thumbnails,
             records: Cache::with_weighter(records_max, cache_bytes, RecordWeight),
+            records_epoch: AtomicU64::new(0),
             arrivals: Arrivals::default(),
             slots: UploadSlots::default(),
             writes: Arc::new(Semaphore::new(WRITES_AT_ONCE_MAX)),

@@ -1,6 +1,9 @@
 //! What is known about a content, and waiting for one that was announced.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use quick_cache::Weighter;
 
@@ -10,7 +13,7 @@ use crate::storage::{
     media::{self, StoredMedia},
 };
 
-/// A content that is here. It never changes.
+/// A content that is here. It never changes, but for who may have it.
 #[derive(Debug)]
 pub struct MediaRecord {
     pub hash: ContentHash,
@@ -21,6 +24,8 @@ pub struct MediaRecord {
     pub is_open: bool,
     /// When it was uploaded, or when one of another server was last wanted, to a day.
     pub used_ts: u64,
+    /// Whether nobody gets it but administrators (see `quarantine`).
+    pub is_quarantined: bool,
 }
 
 /// Why there is no record.
@@ -28,6 +33,8 @@ pub struct MediaRecord {
 pub enum FindMediaError {
     #[error("there is no such content")]
     NotFound,
+    #[error("the content is kept from everybody")]
+    Quarantined,
     /// The media ID was announced (`POST /_matrix/media/v1/create`).
     #[error("the content has not been uploaded yet")]
     NotYetUploaded,
@@ -46,9 +53,10 @@ impl Weighter<Box<str>, Arc<MediaRecord>> for RecordWeight {
     }
 }
 
-impl From<StoredMedia> for MediaRecord {
-    fn from(stored: StoredMedia) -> Self {
+impl MediaRecord {
+    fn new(stored: StoredMedia, is_quarantined: bool) -> Self {
         Self {
+            is_quarantined,
             hash: ContentHash(stored.content_hash),
             size_bytes: stored.size_bytes,
             content_type: stored.content_type,
@@ -60,9 +68,27 @@ impl From<StoredMedia> for MediaRecord {
 }
 
 impl Media {
-    /// Finds a content; waits for one that was announced, `patience` (or what the configuration
-    /// allows) at most.
+    /// Finds a content that anybody may have; waits for one that was announced, `patience` (or what the
+    /// configuration allows) at most.
     pub async fn find(
+        &self,
+        address: &MediaAddress,
+        patience: Duration,
+    ) -> Result<Arc<MediaRecord>, FindMediaError> {
+        match self.find_even_quarantined(address, patience).await {
+            Ok(record) if record.is_quarantined => Err(FindMediaError::Quarantined),
+            Err(FindMediaError::NotFound)
+                if address.server_name != self.server_name
+                    && self.is_address_put_away(address).await? =>
+            {
+                Err(FindMediaError::Quarantined)
+            }
+            found => found,
+        }
+    }
+
+    /// The same for administrators, who have to know what they judge.
+    pub async fn find_even_quarantined(
         &self,
         address: &MediaAddress,
         patience: Duration,
@@ -83,9 +109,12 @@ impl Media {
     }
 
     /// Notes a content that has just been committed, since it is often asked for at once.
-    pub(super) fn note_arrival(&self, media: StoredMedia) {
-        let media_id: Box<str> = media.media_id.as_str().into();
-        self.records.insert(media_id.clone(), Arc::new(media.into()));
+    pub(super) async fn note_arrival(&self, media: StoredMedia) {
+        let media_id = media.media_id.clone();
+        // Without it the first who asks reads it.
+        if let Err(error) = self.remember(media).await {
+            tracing::debug!(%error, "what is known of an upload was not remembered");
+        }
         self.arrivals.announce(&media_id);
     }
 
@@ -96,10 +125,29 @@ impl Media {
         if let Some(record) = self.records.get(media_id) {
             return Ok(Some(record));
         }
-        let Some(stored) = media::find(&self.database, media_id).await? else { return Ok(None) };
-        let record = Arc::new(MediaRecord::from(stored));
-        self.records.insert(media_id.into(), Arc::clone(&record));
-        Ok(Some(record))
+        match media::find(&self.database, media_id).await? {
+            Some(stored) => self.remember(stored).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Has all that is known of contents read anew.
+    pub(super) fn forget_records(&self) {
+        self.records_epoch.fetch_add(1, Ordering::SeqCst);
+        self.records.clear();
+    }
+
+    async fn remember(&self, stored: StoredMedia) -> Result<Arc<MediaRecord>, StorageError> {
+        let epoch = self.records_epoch.load(Ordering::SeqCst);
+        let media_id: Box<str> = stored.media_id.as_str().into();
+        let is_quarantined = self.is_put_away(&media_id, ContentHash(stored.content_hash)).await?;
+        let record = Arc::new(MediaRecord::new(stored, is_quarantined));
+        self.records.insert(media_id.clone(), Arc::clone(&record));
+        // What was read before an administrator said something is not kept.
+        if self.records_epoch.load(Ordering::SeqCst) != epoch {
+            self.records.remove(&media_id);
+        }
+        Ok(record)
     }
 
     /// Resolves when the content is there; fails at once when it is not announced.

@@ -213,7 +213,7 @@ impl Media {
             leftover.keep();
             return Err(error);
         }
-        self.note_arrival(media);
+        self.note_arrival(media).await;
         // Nobody needs to wait for this.
         drop(tokio::task::spawn_blocking(|| drop(leftover)));
         Ok(())

@@ -121,7 +121,8 @@ impl Rooms {
 }
 
 impl Overview {
-    fn of_room(room: &Arc<Room>) -> Self {
+    /// What there is to be told, for whoever may know all of it.
+    pub fn of_room(room: &Arc<Room>) -> Self {
         let head = room.head();
         let rules = head.find_pinned("m.room.join_rules").map(|event| &*event.event);
         let rules = JoinRules::of_state(rules);

@@ -199,6 +199,36 @@ pub async fn list_reports(
     Ok(rows.into_iter().map(report).collect())
 }
 
+/// Which reports of users are listed. Patterns are for LIKE, with `!` before what is meant literally.
+#[derive(Clone, Debug)]
+pub struct UserReportFilter {
+    pub reporter: String,
+    pub target: String,
+    pub oldest_first: bool,
+    pub from: usize,
+    pub limit: usize,
+}
+
+/// Reports of users, newest first unless it is said otherwise.
+pub async fn list_user_reports(
+    db: &Database,
+    filter: &UserReportFilter,
+) -> Result<Vec<ListedReport>, StorageError> {
+    let sql = match filter.oldest_first {
+        false => select_reports!(
+            "WHERE user_id IS NOT NULL AND lower(reporter) LIKE $1 ESCAPE '!'
+                 AND lower(user_id) LIKE $2 ESCAPE '!' ORDER BY nid DESC LIMIT $3 OFFSET $4"
+        ),
+        true => select_reports!(
+            "WHERE user_id IS NOT NULL AND lower(reporter) LIKE $1 ESCAPE '!'
+                 AND lower(user_id) LIKE $2 ESCAPE '!' ORDER BY nid LIMIT $3 OFFSET $4"
+        ),
+    };
+    let params = params![&filter.reporter, &filter.target, filter.limit, filter.from];
+    let rows: Vec<ReportRow> = db.fetch_all(sql, &params).await?;
+    Ok(rows.into_iter().map(report).collect())
+}
+
 pub async fn find_report(db: &Database, nid: i64) -> Result<Option<ListedReport>, StorageError> {
     let sql = select_reports!("WHERE nid = $1");
     Ok(db.fetch_optional::<ReportRow>(sql, &params![nid]).await?.map(report))

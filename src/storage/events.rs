@@ -273,6 +273,20 @@ pub async fn list_forwards(
     fetch(db, sql, &params![room, after, before, limit]).await
 }
 
+/// Events of a room that a timeline may show and that may name media, behind a place in it: their places
+/// and JSON.
+pub async fn list_naming_media(
+    db: &Database,
+    room: RoomNid,
+    after: i64,
+    limit: usize,
+) -> Result<Vec<(i64, String)>, StorageError> {
+    let sql = "SELECT ordering, json FROM events
+               WHERE room_nid = $1 AND ordering > $2 AND flags & 7 = 0 AND json LIKE '%mxc://%'
+               ORDER BY ordering LIMIT $3";
+    db.fetch_all(sql, &params![room, after, limit]).await
+}
+
 /// Changes of a room's current state with `after < ordering < before`, oldest first; 0 stands for no
 /// event.
 pub async fn list_state_changes(

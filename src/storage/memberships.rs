@@ -60,6 +60,20 @@ pub fn forget(tx: &mut WriteTx, user: UserNid, room: RoomNid) {
     tx.push(&FORGET, vec![user.into(), room.into()]);
 }
 
+/// The rooms in which somebody of a server is. Looks at all users that were ever seen.
+pub async fn list_rooms_of_server(
+    db: &Database,
+    server_name: &str,
+) -> Result<Vec<RoomNid>, StorageError> {
+    // The hexadecimal digits are `m.room.member`, and `%:` before the name. No name has a wildcard in it.
+    let sql = "SELECT DISTINCT m.room_nid FROM state_keys k
+               JOIN memberships m ON m.user_nid = k.nid AND m.membership = 1
+               WHERE k.kind = unhex('6d2e726f6f6d2e6d656d626572')
+                   AND k.state_key LIKE unhex('253a' || hex($1))";
+    let rows: Vec<(i64,)> = db.fetch_all(sql, &params![server_name]).await?;
+    Ok(rows.into_iter().map(|(room,)| RoomNid(room)).collect())
+}
+
 /// All memberships of a user, left and forgotten rooms included.
 pub async fn list_of_user(
     db: &Database,

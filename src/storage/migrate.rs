@@ -60,6 +60,7 @@ const MIGRATIONS: &[Migration] = migrations![
     "0023_devices",
     "0024_push_progress",
     "0026_sticky_events",
+    "0027_administration_tools",
 ];
 
 /// Applies what is missing, each migration in a transaction of its own; returns the names of

@@ -26,6 +26,7 @@ pub mod own_keys;
 pub mod profiles;
 pub mod purge;
 pub mod pushers;
+pub mod quarantine;
 pub mod remote_devices;
 pub mod third_party_ids;
 pub mod thread_subscriptions;
@@ -54,6 +55,7 @@ pub mod server_keys;
 pub mod sliding;
 pub mod snapshots;
 pub mod state_keys;
+pub mod statistics;
 pub mod status_messages;
 pub mod sticky_events;
 

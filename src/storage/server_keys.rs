@@ -81,6 +81,13 @@ pub async fn list(db: &Database, server_name: &str) -> Result<Vec<ServerKeyRow>,
     Ok(rows.into_iter().map(row).collect())
 }
 
+/// The servers of which keys were ever seen.
+pub async fn list_servers(db: &Database) -> Result<Vec<String>, StorageError> {
+    let rows: Vec<(String,)> =
+        db.fetch_all("SELECT DISTINCT server_name FROM server_keys", &[]).await?;
+    Ok(rows.into_iter().map(|(server_name,)| server_name).collect())
+}
+
 /// The latest answer of a server.
 pub async fn find_answer(
     db: &Database,

@@ -50,7 +50,8 @@ struct Step {
 struct Walk<'a> {
     rooms: &'a Rooms,
     federation: &'a Federation,
-    user: &'a UserId,
+    /// None: somebody who may know of every room that is here, and asks for no other.
+    user: Option<&'a UserId>,
     request: TreeRequest,
     stack: Vec<Step>,
     seen: HashSet<OwnedRoomId>,
@@ -78,9 +79,27 @@ pub async fn find_room_elsewhere(
 
 /// The rooms of the tree below a room that the user may know of, depth first; and whether there are more.
 pub async fn walk_tree(
-    (rooms, federation): (&Rooms, &Federation),
+    parts: (&Rooms, &Federation),
     root: &RoomId,
     user: &UserId,
+    request: TreeRequest,
+) -> Result<(Vec<TreeRoom>, bool)> {
+    walk_as(parts, root, Some(user), request).await
+}
+
+/// The same for an administrator: all rooms of the tree that are here.
+pub async fn walk_known_tree(
+    parts: (&Rooms, &Federation),
+    root: &RoomId,
+    request: TreeRequest,
+) -> Result<(Vec<TreeRoom>, bool)> {
+    walk_as(parts, root, None, request).await
+}
+
+async fn walk_as(
+    (rooms, federation): (&Rooms, &Federation),
+    root: &RoomId,
+    user: Option<&UserId>,
     request: TreeRequest,
 ) -> Result<(Vec<TreeRoom>, bool)> {
     let root = Step { room_id: root.to_owned(), via: Vec::new(), depth: 0 };
@@ -111,10 +130,11 @@ impl Walk<'_> {
     async fn look_at(&mut self, step: &Step) -> Result<Option<TreeRoom>> {
         match self.federation.find_own_room(&step.room_id).await? {
             Some(room) => {
-                let Some(mut overview) = self.rooms.find_overview(&room, Some(self.user)).await?
-                else {
-                    return Ok(None);
+                let overview = match self.user {
+                    Some(_) => self.rooms.find_overview(&room, self.user).await?,
+                    None => Some(Overview::of_room(&room)),
                 };
+                let Some(mut overview) = overview else { return Ok(None) };
                 if overview.summary.room_type.as_deref() == Some("m.space") {
                     let suggested_only = self.request.suggested_only;
                     overview.children =
@@ -127,11 +147,14 @@ impl Walk<'_> {
                 self.push_children(children.collect(), step.depth);
                 Ok(Some(TreeRoom::Here(Box::new(overview))))
             }
-            None => self.look_elsewhere(step).await,
+            None => match self.user {
+                Some(user) => self.look_elsewhere(step, user).await,
+                None => Ok(None),
+            },
         }
     }
 
-    async fn look_elsewhere(&mut self, step: &Step) -> Result<Option<TreeRoom>> {
+    async fn look_elsewhere(&mut self, step: &Step, user: &UserId) -> Result<Option<TreeRoom>> {
         let told = self.told.remove(&step.room_id);
         let is_space = |room: &Map<String, Value>| room.get("room_type") == Some(&"m.space".into());
         let needs_asking = told.as_ref().is_none_or(is_space) && self.asked < ASKED_ROOMS_MAX;
@@ -153,7 +176,7 @@ impl Walk<'_> {
             }
         }
         let Some(mut room) = room else { return Ok(None) };
-        if !may_know(self.rooms, self.user, &step.room_id, &room).await? {
+        if !may_know(self.rooms, user, &step.room_id, &room).await? {
             return Ok(None);
         }
         let children = room.entry("children_state").or_insert_with(|| Vec::<Value>::new().into());

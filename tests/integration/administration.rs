@@ -14,7 +14,7 @@ const V3: &str = "/_matrix/client/v3";
 const ADMIN: &str = "/_synapse/admin";
 
 /// An administrator: the first user, made one by the operation that the command line uses.
-async fn register_admin(server: &Server) -> Client {
+pub async fn register_admin(server: &Server) -> Client {
     let client = server.register("admin").await;
     let user_id = client.user_id.as_str().try_into().unwrap();
     let flag = hearth::accounts::flags::AccountFlags::ADMIN;
@@ -22,7 +22,7 @@ async fn register_admin(server: &Server) -> Client {
     client
 }
 
-async fn create_room(client: &Client, body: Value) -> String {
+pub async fn create_room(client: &Client, body: Value) -> String {
     let answer = client.post(&format!("{V3}/createRoom"), &body).await.ok();
     answer["room_id"].as_str().unwrap().to_owned()
 }
@@ -31,7 +31,7 @@ async fn join(client: &Client, room: &str) {
     client.post(&format!("{V3}/join/{room}"), &json!({})).await.ok();
 }
 
-async fn say(client: &Client, room: &str, body: &str) -> String {
+pub async fn say(client: &Client, room: &str, body: &str) -> String {
     let path = format!("{V3}/rooms/{room}/send/m.room.message/{}", body.replace(' ', "-"));
     let answer = client.put(&path, &json!({ "msgtype": "m.text", "body": body })).await.ok();
     answer["event_id"].as_str().unwrap().to_owned()

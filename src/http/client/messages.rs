@@ -49,7 +49,7 @@ impl From<QueryDirection> for Direction {
 pub struct MessagesQuery {
     from: Option<String>,
     to: Option<String>,
-    dir: Option<QueryDirection>,
+    pub dir: Option<QueryDirection>,
     limit: Option<usize>,
     filter: Option<String>,
 }
@@ -57,8 +57,8 @@ pub struct MessagesQuery {
 /// The query of `/context`.
 #[derive(Debug, Deserialize)]
 pub struct ContextQuery {
-    limit: Option<usize>,
-    filter: Option<String>,
+    pub limit: Option<usize>,
+    pub filter: Option<String>,
 }
 
 /// The query of `/timestamp_to_event`.
@@ -77,6 +77,18 @@ pub async fn get_messages(
 ) -> MatrixResult<RawJson> {
     // Who may read nothing is told so, whatever the query.
     let viewer = find_readable_room(&app, &session.user_id, &room_id).await?;
+    let ignored = load_ignored_users(&app, &session.user_id).await?;
+    let reader = reader(&app, &session, &ignored);
+    write_messages(&app, &viewer, &reader, query).await
+}
+
+/// A page of a room as somebody sees it.
+pub async fn write_messages(
+    app: &App,
+    viewer: &Viewer,
+    reader: &Reader<'_>,
+    query: MessagesQuery,
+) -> MatrixResult<RawJson> {
     let filter = parse_filter(query.filter.as_deref())?;
     let limit = query.limit.or(filter.events.limit.map(|limit| limit as usize));
     let direction = query.dir.ok_or_else(|| MatrixError::missing_param("`dir` is missing."))?;
@@ -87,10 +99,8 @@ pub async fn get_messages(
         limit: parse_limit(limit)?,
         filter,
     };
-    let ignored = load_ignored_users(&app, &session.user_id).await?;
-    let reader = reader(&app, &session, &ignored);
     let page = match request.filter.takes_room(&viewer.room().room_id) {
-        true => load_page(&app, &viewer, &reader, &request).await?,
+        true => load_page(app, viewer, reader, &request).await?,
         false => {
             let start = request.from.unwrap_or(PageToken::END);
             Page { events: Vec::new(), start, end: None }
@@ -98,7 +108,7 @@ pub async fn get_messages(
     };
     let mut out = String::with_capacity(256 + page.events.len() * 1024);
     out.push_str("{\"chunk\":");
-    app.rooms.write_events(&mut out, &viewer, &reader, &page.events).await?;
+    app.rooms.write_events(&mut out, viewer, reader, &page.events).await?;
     // A token given comes back as it was.
     let start = query.from.unwrap_or_else(|| page.start.to_string());
     out.push_str(&format!(",\"start\":{}", json!(start)));
@@ -108,7 +118,7 @@ pub async fn get_messages(
     if request.filter.lazy_load_members {
         let members = app.rooms.load_members_of_senders(viewer.room(), &page.events).await?;
         out.push_str(",\"state\":");
-        write_state(&mut out, &reader, &members);
+        write_state(&mut out, reader, &members);
     }
     out.push('}');
     Ok(RawJson(out.into()))
@@ -153,28 +163,38 @@ pub async fn get_context(
     Query(query): Query<ContextQuery>,
 ) -> MatrixResult<RawJson> {
     let filter = parse_filter(query.filter.as_deref())?;
-    let limit = query.limit.unwrap_or(PAGE_EVENTS_DEFAULT).min(PAGE_EVENTS_MAX);
-    let (viewer, event) = find_visible_event(&app, &session.user_id, &room_id, &event_id).await?;
+    let seen = find_visible_event(&app, &session.user_id, &room_id, &event_id).await?;
     let ignored = load_ignored_users(&app, &session.user_id).await?;
     let reader = reader(&app, &session, &ignored);
+    write_surroundings(&app, seen, &reader, (query.limit, filter)).await
+}
+
+/// The surroundings of an event as somebody sees them who sees the event.
+pub async fn write_surroundings(
+    app: &App,
+    (viewer, event): (Viewer, Arc<StoredEvent>),
+    reader: &Reader<'_>,
+    (limit, filter): (Option<usize>, RoomEventFilter),
+) -> MatrixResult<RawJson> {
+    let limit = limit.unwrap_or(PAGE_EVENTS_DEFAULT).min(PAGE_EVENTS_MAX);
     let limit = if filter.takes_room(&viewer.room().room_id) { limit } else { 0 };
-    let around = app.rooms.load_surroundings(&viewer, &reader, &event, (limit, &filter)).await?;
+    let around = app.rooms.load_surroundings(&viewer, reader, &event, (limit, &filter)).await?;
     let (before, after) = (&around.before.events, &around.after.events);
 
     let mut out = String::with_capacity(4096);
     out.push_str("{\"event\":");
-    app.rooms.write_event(&mut out, &viewer, &reader, &event).await?;
+    app.rooms.write_event(&mut out, &viewer, reader, &event).await?;
     out.push_str(",\"events_before\":");
-    app.rooms.write_events(&mut out, &viewer, &reader, before).await?;
+    app.rooms.write_events(&mut out, &viewer, reader, before).await?;
     out.push_str(",\"events_after\":");
-    app.rooms.write_events(&mut out, &viewer, &reader, after).await?;
+    app.rooms.write_events(&mut out, &viewer, reader, after).await?;
     let oldest = before.last().unwrap_or(&event);
     let newest = after.last().unwrap_or(&event);
     let (start, end) = (PageToken::before(oldest), PageToken::after(newest));
     out.push_str(&format!(",\"start\":\"{start}\",\"end\":\"{end}\",\"state\":"));
     let shown: Vec<_> = before.iter().chain([&event]).chain(after).cloned().collect();
-    let state = load_context_state(&app, &viewer, newest, (&filter, &shown)).await?;
-    write_state(&mut out, &reader, &state);
+    let state = load_context_state(app, &viewer, newest, (&filter, &shown)).await?;
+    write_state(&mut out, reader, &state);
     out.push('}');
     Ok(RawJson(out.into()))
 }
@@ -201,13 +221,21 @@ pub async fn find_event_by_time(
     Query(query): Query<TimestampQuery>,
 ) -> MatrixResult<Json<Value>> {
     let viewer = find_readable_room(&app, &session.user_id, &room_id).await?;
-    let direction: Direction = query.dir.into();
-    let mut found = app.rooms.find_visible_by_time(&viewer, query.ts, direction).await?;
+    find_by_time(&app, &viewer, (query.ts, query.dir.into())).await
+}
+
+/// The event of a room that is next to a time, of those that somebody sees.
+pub async fn find_by_time(
+    app: &App,
+    viewer: &Viewer,
+    (ts, direction): (i64, Direction),
+) -> MatrixResult<Json<Value>> {
+    let mut found = app.rooms.find_visible_by_time(viewer, ts, direction).await?;
     let known_ms = found.as_ref().map(|event| event.event.origin_server_ts());
-    let wanted = (query.ts, direction == Direction::Forwards);
+    let wanted = (ts, direction == Direction::Forwards);
     match app.federation.fetch_by_time(viewer.room(), wanted, known_ms).await {
         Ok(false) => {}
-        Ok(true) => found = app.rooms.find_visible_by_time(&viewer, query.ts, direction).await?,
+        Ok(true) => found = app.rooms.find_visible_by_time(viewer, ts, direction).await?,
         Err(error) => {
             tracing::warn!(room.id = %viewer.room().room_id, %error, "no other server was asked for a time");
         }
@@ -297,7 +325,7 @@ pub fn stream_state(
     response
 }
 
-fn parse_filter(filter: Option<&str>) -> MatrixResult<RoomEventFilter> {
+pub fn parse_filter(filter: Option<&str>) -> MatrixResult<RoomEventFilter> {
     match filter {
         None | Some("") => Ok(RoomEventFilter::default()),
         Some(filter) => parse_json(filter.as_bytes())

@@ -84,6 +84,21 @@ pub async fn get_hierarchy(
     Query(query): Query<HierarchyQuery>,
 ) -> MatrixResult<Json<Value>> {
     let root = find_room(&app, &room_id).await?;
+    if app.rooms.find_overview(&root, Some(&session.user_id)).await?.is_none() {
+        return Err(MatrixError::forbidden("You are not allowed to view this room."));
+    }
+    let parts = (&app.rooms, &app.federation);
+    write_tree(&query, async |request| {
+        Ok(walk_tree(parts, &root.room_id, &session.user_id, request).await?)
+    })
+    .await
+}
+
+/// A page of a tree, which `walk` finds.
+pub async fn write_tree(
+    query: &HierarchyQuery,
+    walk: impl AsyncFnOnce(TreeRequest) -> MatrixResult<(Vec<TreeRoom>, bool)>,
+) -> MatrixResult<Json<Value>> {
     let depth_max = query.max_depth.unwrap_or(DEPTH_MAX).min(DEPTH_MAX);
     // The walk is the same every time; the token says how far the pages before got, and with
     // which parameters, which must not change.
@@ -97,12 +112,7 @@ pub async fn get_hierarchy(
         return Err(MatrixError::invalid_param("`limit` must be greater than zero."));
     }
     let request = TreeRequest { suggested_only: query.suggested_only, depth_max, skip, limit };
-    if app.rooms.find_overview(&root, Some(&session.user_id)).await?.is_none() {
-        return Err(MatrixError::forbidden("You are not allowed to view this room."));
-    }
-    let parts = (&app.rooms, &app.federation);
-    let walked = walk_tree(parts, &root.room_id, &session.user_id, request).await?;
-    let (rooms, has_more) = walked;
+    let (rooms, has_more) = walk(request).await?;
     let chunk: Vec<Value> = rooms
         .iter()
         .map(|room| match room {

@@ -14,7 +14,7 @@ use crate::{
         error::{MatrixError, MatrixResult},
         json::{Json, Path, Query},
     },
-    media::{address::MediaAddress, evict::EvictError},
+    media::{address::MediaAddress, evict::EvictError, quarantine::JudgedMedia},
     storage::media::{MediaOrder, MediaPage, StoredMedia},
 };
 
@@ -43,10 +43,11 @@ pub async fn list_of_user(
     Query(query): Query<ListQuery>,
 ) -> MatrixResult<Json<Value>> {
     let (uploads, total) = load_page(&app, &user_id, &query).await?;
-    let media: Vec<_> = uploads.iter().map(describe).collect();
-    let mut answer = json!({ "media": media, "total": total });
     let next = query.from + uploads.len();
-    if (next as u64) < total && !uploads.is_empty() {
+    let judged = app.media.judge(uploads).await?;
+    let media: Vec<_> = judged.iter().map(describe).collect();
+    let mut answer = json!({ "media": media, "total": total });
+    if (next as u64) < total && !media.is_empty() {
         answer["next_token"] = next.into();
     }
     Ok(Json(answer))
@@ -121,8 +122,9 @@ async fn load_page(
     Ok(app.media.list_of_user(&user_id, page).await?)
 }
 
-/// Nothing is quarantined here: what must not be seen is deleted.
-fn describe(media: &StoredMedia) -> Value {
+/// An upload as administrators see it.
+pub(super) fn describe(judged: &JudgedMedia) -> Value {
+    let media = &judged.media;
     json!({
         "media_id": media.media_id,
         "media_type": media.content_type,
@@ -130,7 +132,7 @@ fn describe(media: &StoredMedia) -> Value {
         "upload_name": media.filename,
         "created_ts": media.created_ts,
         "last_access_ts": null,
-        "quarantined_by": null,
-        "safe_from_quarantine": false,
+        "quarantined_by": judged.quarantined_by,
+        "safe_from_quarantine": judged.is_protected,
     })
 }

@@ -1,13 +1,18 @@
 //! `/_synapse/admin`: the administration API of Synapse, as far as the tools that people have use it
 //! (Ketesa, Draupnir, Complement). Outside the specification; the shapes are Synapse's.
 
+pub mod destinations;
+pub mod history;
 pub mod media;
 pub mod notices;
+pub mod quarantine;
 pub mod redactions;
 pub mod registration_tokens;
 pub mod reports;
 pub mod rooms;
 mod routes;
+pub mod statistics;
+pub mod user_reports;
 pub mod users;
 
 pub(super) use routes::add_routes;

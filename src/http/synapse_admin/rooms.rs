@@ -444,6 +444,14 @@ fn parse_room_id(room_id: &str) -> MatrixResult<ruma::OwnedRoomId> {
     RoomId::parse(room_id).map_err(|_| MatrixError::invalid_param("This is not a room ID."))
 }
 
+/// A room that is here, by its ID or an alias.
+pub(super) async fn load_named_room(app: &App, name: &str) -> MatrixResult<Arc<Room>> {
+    match name.starts_with('#') {
+        true => find_named_room(app, name).await,
+        false => load_room(app, name).await,
+    }
+}
+
 async fn load_room(app: &App, room_id: &str) -> MatrixResult<Arc<Room>> {
     let room = app.rooms.find(&parse_room_id(room_id)?).await?;
     room.ok_or_else(|| MatrixError::not_found("Room not found."))

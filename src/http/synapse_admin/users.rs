@@ -32,8 +32,7 @@ pub struct ListQuery {
     user_id: Option<String>,
     guests: Option<bool>,
     admins: Option<bool>,
-    #[serde(default)]
-    deactivated: bool,
+    deactivated: Option<bool>,
     #[serde(default)]
     locked: bool,
     suspended: Option<bool>,
@@ -93,6 +92,37 @@ pub async fn list(
     _: AdminSession,
     Query(query): Query<ListQuery>,
 ) -> MatrixResult<Json<Value>> {
+    // Without a word on them, the deactivated ones are left out.
+    let deactivated = (query.deactivated != Some(true)).then_some(false);
+    list_accounts(&app, query, deactivated).await
+}
+
+/// `GET /_synapse/admin/v3/users`: `deactivated` says which of the two there shall be, if it says anything.
+pub async fn list_v3(
+    State(app): State<AppState>,
+    _: AdminSession,
+    Query(query): Query<ListQuery>,
+) -> MatrixResult<Json<Value>> {
+    let deactivated = query.deactivated;
+    list_accounts(&app, query, deactivated).await
+}
+
+/// `GET /_synapse/admin/v1/threepid/{medium}/users/{address}`.
+pub async fn find_by_third_party_id(
+    State(app): State<AppState>,
+    _: AdminSession,
+    Path((medium, address)): Path<(String, String)>,
+) -> MatrixResult<Json<Value>> {
+    let found = app.accounts.find_third_party_id(&medium, &address).await?;
+    let found = found.ok_or_else(|| MatrixError::not_found("User not found."))?;
+    Ok(Json(json!({ "user_id": found.user_id })))
+}
+
+async fn list_accounts(
+    app: &App,
+    query: ListQuery,
+    deactivated: Option<bool>,
+) -> MatrixResult<Json<Value>> {
     let mut filter = AccountFilter {
         pattern: pattern_of(query.user_id.as_deref().or(query.name.as_deref())),
         with_flags: 0,
@@ -103,14 +133,14 @@ pub async fn list(
     };
     filter.want(AccountFlags::GUEST, query.guests.filter(|guests| !guests));
     filter.want(AccountFlags::ADMIN, query.admins);
-    filter.want(AccountFlags::DEACTIVATED, (!query.deactivated).then_some(false));
+    filter.want(AccountFlags::DEACTIVATED, deactivated);
     filter.want(AccountFlags::LOCKED, (!query.locked).then_some(false));
     filter.want(AccountFlags::SUSPENDED, query.suspended);
     let rows = administration::list_accounts(&app.database, &filter).await?;
     let total = rows.first().map_or(0, |(_, total)| *total);
     let mut users = Vec::with_capacity(rows.len());
     for (user_id, _) in &rows {
-        users.push(user_json(&app, &load_account(&app, user_id).await?).await?);
+        users.push(user_json(app, &load_account(app, user_id).await?).await?);
     }
     let mut answer = json!({ "users": users, "total": total });
     if query.from + rows.len() < total as usize {

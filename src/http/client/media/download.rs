@@ -11,7 +11,9 @@ use axum::{
 };
 use serde::Deserialize;
 
-use super::{Head, Reader, disposition::write_disposition, find_content, send_content};
+use super::{
+    ContentWish, Head, Reader, disposition::write_disposition, find_content, send_content,
+};
 use crate::{
     http::{
         auth::{ClientAddress, UserOrGuestSession},
@@ -36,6 +38,9 @@ pub struct DownloadQuery {
     timeout_ms: Option<u64>,
     /// Of the older paths only.
     allow_remote: Option<bool>,
+    /// Administrators see what was quarantined, if they say so (Synapse's administration API).
+    #[serde(default)]
+    admin_unsafely_bypass_quarantine: bool,
 }
 
 /// A download for a user.
@@ -71,7 +76,11 @@ async fn send(
     request: (&Method, &HeaderMap),
 ) -> MatrixResult<Response> {
     let address = (server_name.as_str(), media_id.as_str());
-    let record = find_content(app, &reader, address, query.timeout_ms).await?;
+    let wish = ContentWish {
+        timeout_ms: query.timeout_ms,
+        even_quarantined: query.admin_unsafely_bypass_quarantine,
+    };
+    let record = find_content(app, &reader, address, wish).await?;
     let filename = filename.as_deref().or(record.filename.as_deref());
     let head = Head {
         content_type: &record.content_type,

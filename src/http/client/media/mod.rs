@@ -61,6 +61,10 @@ impl Reader {
         matches!(self, Self::LoggedIn(_))
     }
 
+    fn is_admin(&self) -> bool {
+        matches!(self, Self::LoggedIn(session) if session.is_admin)
+    }
+
     fn take_token(&self, app: &AppState) -> MatrixResult<()> {
         let now_ms = app.clock.now_ms();
         match self {
@@ -96,12 +100,21 @@ impl Reader {
     }
 }
 
+/// How a content is asked for.
+#[derive(Clone, Copy, Debug, Default)]
+struct ContentWish {
+    /// How long it is waited for when it was announced.
+    timeout_ms: Option<u64>,
+    /// Also what is kept from everybody, for administrators.
+    even_quarantined: bool,
+}
+
 /// Finds the content that somebody asks for.
 async fn find_content(
     app: &AppState,
     reader: &Reader,
     (server_name, media_id): (&str, &str),
-    timeout_ms: Option<u64>,
+    wish: ContentWish,
 ) -> MatrixResult<Arc<MediaRecord>> {
     reader.take_token(app)?;
     let address = MediaAddress::parse(server_name, media_id)?;
@@ -109,15 +122,22 @@ async fn find_content(
     let is_frozen = !reader.is_logged_in() && !app.media.is_open_access();
     let patience = match is_frozen {
         true => Duration::ZERO,
-        false => timeout_ms.map_or(WAIT_DEFAULT, Duration::from_millis),
+        false => wish.timeout_ms.map_or(WAIT_DEFAULT, Duration::from_millis),
     };
+    if wish.even_quarantined && reader.is_admin() {
+        return Ok(app.media.find_even_quarantined(&address, patience).await?);
+    }
     match app.media.find(&address, patience).await {
         Ok(record) if reader.may_read(app, &record) => Ok(record),
         Ok(_) => Err(FindMediaError::NotFound.into()),
         Err(FindMediaError::NotFound)
             if reader.may_fetch(app) && address.server_name != app.rooms.server_name() =>
         {
-            Ok(app.federation.fetch_media(&app.media, &address).await?)
+            let fetched = app.federation.fetch_media(&app.media, &address).await?;
+            match fetched.is_quarantined {
+                true => Err(FindMediaError::Quarantined.into()),
+                false => Ok(fetched),
+            }
         }
         Err(FindMediaError::NotYetUploaded) if is_frozen => Err(FindMediaError::NotFound.into()),
         Err(error) => Err(error.into()),
@@ -207,7 +227,10 @@ impl From<AddressError> for MatrixError {
 impl From<FindMediaError> for MatrixError {
     fn from(error: FindMediaError) -> Self {
         match error {
-            FindMediaError::NotFound => Self::not_found("There is no such content."),
+            // Nobody is told that somebody has put a content away.
+            FindMediaError::NotFound | FindMediaError::Quarantined => {
+                Self::not_found("There is no such content.")
+            }
             FindMediaError::NotYetUploaded => {
                 let message = "The content has not been uploaded yet.";
                 Self::new(StatusCode::GATEWAY_TIMEOUT, "M_NOT_YET_UPLOADED", message)

@@ -10,8 +10,8 @@ use axum::{
 use serde::Deserialize;
 
 use super::{
-    Head, Reader, conditions::is_known_to_client, disposition::write_disposition, download,
-    find_content, send_content,
+    ContentWish, Head, Reader, conditions::is_known_to_client, disposition::write_disposition,
+    download, find_content, send_content,
 };
 use crate::{
     http::{
@@ -78,7 +78,8 @@ async fn send(
     (method, headers): (&Method, &HeaderMap),
 ) -> MatrixResult<Response> {
     let wish = query.to_wish()?;
-    let record = find_content(app, &reader, (&server_name, &media_id), query.timeout_ms).await?;
+    let of_content = ContentWish { timeout_ms: query.timeout_ms, ..ContentWish::default() };
+    let record = find_content(app, &reader, (&server_name, &media_id), of_content).await?;
     let thumbnail = app.media.thumbnail(record.hash, wish).await?;
     let (Thumbnail::Original { content_type } | Thumbnail::Picture { content_type, .. }) =
         thumbnail;
