@@ -38,8 +38,11 @@ impl DeviceWatcher for Encryption {
             let keys = device_keys::find_keys_in(tx, (user_id.as_str(), device_id)).await?;
             match keys {
                 Some(_) => self.announce_change(tx, user_id, device_id).await,
-                // Nobody has heard of it.
-                None => Ok(()),
+                // Nobody here sees it, but other servers may have heard of it.
+                None => {
+                    let told = device_lists::note_device(tx, user_id.as_str(), device_id);
+                    told.await.map(drop)
+                }
             }
         })
     }
@@ -55,7 +58,8 @@ impl DeviceWatcher for Encryption {
 }
 
 impl Encryption {
-    /// Deletes all that belongs to devices; others learn of those that had keys.
+    /// Deletes all that belongs to devices; others learn of those that had keys, and other servers of all that
+    /// they were told of.
     pub(super) async fn forget_devices(
         &self,
         tx: &mut WriteTransaction<'_>,
@@ -70,6 +74,8 @@ impl Encryption {
             dehydrated_devices::delete(tx, user.as_str(), device).await?;
             if had_keys {
                 self.announce_change(tx, user, device).await?;
+            } else if device_lists::is_told(tx, pair).await? {
+                device_lists::note_device(tx, user.as_str(), device).await?;
             }
         }
         let names: Vec<_> = device_ids.iter().map(|device| DeviceName::new(user, device)).collect();

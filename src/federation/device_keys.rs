@@ -1,12 +1,9 @@
 //! Keys of devices across servers (server-server API, "End-to-End Encryption", "Device Management",
 //! "Send-to-device messaging"): asking for them, and seeing to it that changes of ours and messages
-//! to devices elsewhere are sent. What they mean is `encryption`'s business.
+//! to devices elsewhere are sent. What they mean is `encryption`'s business. Not for devices of who enters a
+//! room (`introductions`).
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, time::Duration};
 
 use futures_util::future::BoxFuture;
 use hyper::StatusCode;
@@ -14,12 +11,11 @@ use ruma::{OwnedServerName, ServerName, UserId};
 use serde_json::Value;
 
 use super::{
-    outbox::{Newcomer, Outbox},
+    outbox::Outbox,
     peers::{PeerRequest, Peers, path},
 };
 use crate::{
     encryption::{Encryption, RemoteError, RemoteKeys},
-    rooms::Room,
     storage::{StorageError, destinations},
 };
 
@@ -29,10 +25,6 @@ const KEYS_BYTES_MAX: usize = 32 << 20;
 const LOOK_PAUSE: Duration = Duration::from_millis(200);
 /// Changes of devices that are looked through at once.
 const UPDATES_AT_ONCE_MAX: usize = 500;
-
-/// Rooms of a new member that are looked through for servers which hear of their devices already. One
-/// that is told again knows what it is told by its `stream_id`.
-const SHARED_ROOMS_MAX: usize = 100;
 
 /// Asks other servers for keys.
 pub struct PeerKeys(pub Peers);
@@ -105,53 +97,6 @@ impl Outbox {
         }
         let Some(first) = behind.values().copied().min() else { return Ok(()) };
         self.give_updates(encryption, (first, cursor), Some(&behind)).await.map(drop)
-    }
-
-    /// Introduces the devices of users of ours to the servers in the rooms that they enter, until
-    /// shutdown.
-    pub async fn run_introductions(self) {
-        let Some(mut newcomers) = self.0.newcomers.lock().take() else { return };
-        loop {
-            let newcomer = tokio::select! {
-                newcomer = newcomers.recv() => newcomer,
-                () = self.stopping() => None,
-            };
-            let Some(Newcomer { room, user }) = newcomer else { return };
-            if let Err(error) = self.introduce(&room, &user).await {
-                // They ask for the devices when they need them.
-                tracing::warn!(%error, "other servers were not told of the devices of a new member");
-            }
-        }
-    }
-
-    /// Tells the servers in a room of a new member's devices, unless they hear of them already ("when
-    /// that user joins a room which contains servers which are not already receiving updates for that
-    /// user's device list").
-    async fn introduce(&self, room: &Arc<Room>, user: &UserId) -> Result<(), StorageError> {
-        let rooms = &self.0.rooms;
-        let mut strangers: BTreeSet<OwnedServerName> =
-            rooms.servers_in_room(room).await?.iter().cloned().collect();
-        strangers.remove(self.server_name());
-        if strangers.is_empty() {
-            return Ok(());
-        }
-        let joined = rooms.rooms_of(user).await?.list_joined();
-        let others = joined.into_iter().filter(|place| place.room.nid != room.nid);
-        for place in others.take(SHARED_ROOMS_MAX) {
-            for server in rooms.servers_in_room(&place.room).await?.iter() {
-                strangers.remove(server);
-            }
-            if strangers.is_empty() {
-                return Ok(());
-            }
-        }
-        let updates = self.0.encryption.introduce_devices(user).await?;
-        for server in &strangers {
-            for update in &updates {
-                self.give(server, |state| state.add_device_update(update.clone()));
-            }
-        }
-        Ok(())
     }
 
     /// Tells servers of which it is learnt that they are in a room with our users what has changed of their

@@ -177,7 +177,9 @@ impl Federation {
         room: Arc<Room>,
         join: Arc<Event>,
     ) -> Result<Arc<Room>> {
-        match self.rooms().receive(server, &room, join).await? {
+        // "The resident server must also send the event to other servers participating in the room."
+        let _passed_on = self.outbox().hand_over(join.event_id());
+        match self.rooms().receive(server, &room, Arc::clone(&join)).await? {
             Verdict::Accepted | Verdict::Known => Ok(room),
             verdict => Err(ReceiveError::NotTaken(verdict).into()),
         }

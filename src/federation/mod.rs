@@ -18,6 +18,7 @@ mod events_answer;
 mod handshake_error;
 mod hierarchy;
 mod identity_servers;
+mod introductions;
 mod invite;
 mod joining;
 mod key_document;

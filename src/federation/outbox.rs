@@ -4,19 +4,20 @@
 //! user is removed hears of it.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::{Arc, atomic::AtomicBool},
 };
 
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
-use ruma::{OwnedServerName, OwnedUserId, ServerName, UserId};
+use ruma::{EventId, OwnedEventId, OwnedServerName, ServerName, UserId};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     destination::{Destination, DestinationState, Pending},
     edu_queue::OutgoingReceipt,
+    introductions::Newcomer,
     peers::Peers,
 };
 use crate::{
@@ -59,6 +60,8 @@ pub(super) struct Inner {
     arrivals: Mutex<Option<mpsc::UnboundedReceiver<Task>>>,
     newcomer_feed: mpsc::UnboundedSender<Newcomer>,
     pub newcomers: Mutex<Option<mpsc::UnboundedReceiver<Newcomer>>>,
+    /// Entries of our users into rooms that this server is in, which other servers pass on.
+    handed_over: Mutex<HashSet<OwnedEventId>>,
     pub tasks: TaskTracker,
     pub shutdown: CancellationToken,
 }
@@ -66,14 +69,22 @@ pub(super) struct Inner {
 /// Something that happened in a room and concerns other servers.
 enum Task {
     Depart(Departure),
+    /// An event of ours needs no sending: another server has it and passes it on.
+    Pass(OutboxCursor),
     /// A server has come in.
     Welcome(Arc<Room>, OwnedServerName),
 }
 
-/// A user of ours who has just entered a room.
-pub(super) struct Newcomer {
-    pub room: Arc<Room>,
-    pub user: OwnedUserId,
+/// That another server passes an event of ours on.
+pub(super) struct HandedOver<'a> {
+    outbox: &'a Outbox,
+    event: OwnedEventId,
+}
+
+impl Drop for HandedOver<'_> {
+    fn drop(&mut self) {
+        self.outbox.0.handed_over.lock().remove(&self.event);
+    }
 }
 
 /// An event that other servers should have.
@@ -114,6 +125,7 @@ impl Outbox {
             arrivals: Mutex::new(Some(arrivals)),
             newcomer_feed,
             newcomers: Mutex::new(Some(newcomers)),
+            handed_over: Mutex::default(),
             tasks,
             shutdown,
         }))
@@ -218,6 +230,7 @@ impl Outbox {
             tokio::select! {
                 task = arrivals.recv() => match task {
                     Some(Task::Depart(departure)) => self.dispatch(departure).await,
+                    Some(Task::Pass(place)) => self.move_cursor(place),
                     Some(Task::Welcome(room, server)) => self.welcome(&room, &server).await,
                     None => return,
                 },
@@ -249,10 +262,21 @@ impl Outbox {
         for server in servers {
             self.give(server, |state| state.push(pending));
         }
+        self.move_cursor(OutboxCursor { position: departure.position, event: event.nid });
+    }
+
+    fn move_cursor(&self, place: OutboxCursor) {
         let mut cursor = self.0.cursor.lock();
-        if departure.position > cursor.position {
-            *cursor = OutboxCursor { position: departure.position, event: event.nid };
+        if place.position > cursor.position {
+            *cursor = place;
         }
+    }
+
+    /// Notes that a server which lets a user of ours into a room passes the event on, as long as what is
+    /// returned is held.
+    pub(super) fn hand_over(&self, event: &EventId) -> HandedOver<'_> {
+        self.0.handed_over.lock().insert(event.to_owned());
+        HandedOver { outbox: self, event: event.to_owned() }
     }
 
     /// "When a new server joins the room, existing servers MUST attempt to push all of their own sticky
@@ -363,29 +387,50 @@ impl Acceptance for Leaving {
     fn accept(&self, accepted: &Accepted<'_>, tx: &mut WriteTx) {
         let own_name = self.outbox.0.rooms.server_name();
         if self.outbox.0.is_enabled {
-            let newcomers = accepted.joined.iter().map(|(user, _)| user);
-            for user in newcomers.filter(|user| user.server_name() == own_name) {
-                let newcomer = Newcomer { room: Arc::clone(accepted.room), user: user.clone() };
-                let feed = self.outbox.0.newcomer_feed.clone();
-                tx.after_publish(move |_| drop(feed.send(newcomer)));
-            }
+            self.note_newcomers(accepted, tx);
         }
         // A server that is not in the room yet has its event passed on by the one that lets it in.
-        if !self.before.iter().any(|server| server == own_name) {
-            return;
-        }
+        let is_in_room = self.before.iter().any(|server| server == own_name);
         let own = accepted.events.iter().zip(accepted.positions);
         let own = own.filter(|(event, _)| event.event.sender().server_name() == own_name);
         for (event, offset) in own {
             let (room, event) = (Arc::clone(accepted.room), Arc::clone(event));
             let (before, offset) = (Arc::clone(&self.before), *offset);
             let feed = self.outbox.0.feed.clone();
+            let is_passed_on =
+                !is_in_room || self.outbox.0.handed_over.lock().contains(event.event.event_id());
             tx.after_publish(move |committed| {
                 let position = committed.position(offset);
-                let departure = Departure { room, event, position, before, except: None };
-                let _ = feed.send(Task::Depart(departure));
+                let _ = feed.send(match is_passed_on {
+                    true => Task::Pass(OutboxCursor { position, event: event.nid }),
+                    false => {
+                        Task::Depart(Departure { room, event, position, before, except: None })
+                    }
+                });
             });
         }
+        if is_in_room {
+            self.note_new_servers(accepted, tx);
+        }
+    }
+}
+
+impl Leaving {
+    fn note_newcomers(&self, accepted: &Accepted<'_>, tx: &mut WriteTx) {
+        let own_name = self.outbox.0.rooms.server_name();
+        for (user, index) in accepted.joined {
+            let offset = accepted.positions.get(*index).copied();
+            let Some(offset) = offset.filter(|_| user.server_name() == own_name) else { continue };
+            let (room, user) = (Arc::clone(accepted.room), user.clone());
+            let feed = self.outbox.0.newcomer_feed.clone();
+            tx.after_publish(move |committed| {
+                let position = committed.position(offset);
+                drop(feed.send(Newcomer { room, user, position }));
+            });
+        }
+    }
+
+    fn note_new_servers(&self, accepted: &Accepted<'_>, tx: &mut WriteTx) {
         let joined = accepted.joined.iter().map(|(user, _)| user.server_name());
         let is_new = |server: &&ServerName| !self.before.iter().any(|known| known == *server);
         let newcomers: BTreeSet<OwnedServerName> =

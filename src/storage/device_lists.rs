@@ -72,6 +72,16 @@ pub async fn note_device(
     Ok(position)
 }
 
+/// Whether other servers were told of a device of this server.
+pub async fn is_told(
+    tx: &mut WriteTransaction<'_>,
+    (user, device): (&str, &str),
+) -> Result<bool, StorageError> {
+    let sql = "SELECT position FROM device_changes WHERE user_id = $1 AND device_id = $2";
+    let row: Option<(i64,)> = tx.fetch_optional(sql, &params![user, device]).await?;
+    Ok(row.is_some())
+}
+
 /// Notes at a position that something of a user's device list changed, for clients only.
 pub async fn note_list_change(
     tx: &mut WriteTransaction<'_>,
