@@ -226,6 +226,12 @@ impl Federation {
                     self.ask_again_later(&room.room_id);
                     return Ok(None);
                 }
+                // What is not allowed by the part of a state may be by the whole of it.
+                Ok(Verdict::Rejected(reason)) if room.head().partial().is_some() => {
+                    let id = event.event_id();
+                    tracing::debug!(room.id = %room.room_id, event.id = %id, reason, "rejected for now");
+                    return Ok(None);
+                }
                 Ok(Verdict::Rejected(reason)) => return Ok(Some(reason)),
                 Err(ReceiveError::Contended) if attempts < ATTEMPTS_MAX => {}
                 Err(ReceiveError::Storage(error)) => return Err(error),

@@ -110,7 +110,10 @@ impl Rooms {
         if is_part {
             before = self.with_learnt(before, &auth_events)?;
         }
-        let verdict = self.check(room, event, &auth_events, &before.state).await?;
+        let mut verdict = self.check(room, event, &auth_events, &before.state).await?;
+        if is_part && verdict.is_err() {
+            verdict = self.check_in_part(room, event, &auth_events, &before.state).await?;
+        }
         let missing = lacking_prev.iter().map(|id| event_key(id)).collect();
         let placed =
             self.place(room, (event, stored), (before, missing), &auth_events, verdict.is_ok());
@@ -203,6 +206,25 @@ impl Rooms {
         }
         let state = self.find_judges(room, event, before).await?;
         Ok(authorise(event, room.rules, &state))
+    }
+
+    /// The same for an event that a part of a state forbids. What the event names is resolved against that part:
+    /// it may know what the part does not, and a ban still counts (MSC3902, "Handling requests and events in the
+    /// partial-state room").
+    async fn check_in_part(
+        &self,
+        room: &Arc<Room>,
+        event: &Event,
+        auth_events: &[Arc<StoredEvent>],
+        before: &State,
+    ) -> Result<Result<(), AuthRejection>, StorageError> {
+        if let Err(rejection) = self.check_by_auth_events(room, event, auth_events).await? {
+            return Ok(Err(rejection));
+        }
+        let (named, _) = self.state_of(auth_events.iter().cloned(), &[before])?;
+        let resolved = self.resolve_states(room, &[before.clone(), named], None).await?;
+        let (resolved, _) = State::near(&[before], &resolved, self.0.next_state_nid())?;
+        self.check(room, event, auth_events, &resolved).await
     }
 
     /// Check 4 alone, all that is asked of an outlier.

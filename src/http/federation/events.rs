@@ -1,7 +1,7 @@
 //! Events, state and history for other servers in a room (Server-Server API, "Retrieving events",
 //! "Backfilling and retrieving missing events", "Retrieving event authorisation information").
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
@@ -30,6 +30,8 @@ use crate::{
 /// most.
 const MISSING_DEFAULT: usize = 10;
 const MISSING_MAX: usize = 50;
+/// How long a question for a state waits for a room to become whole; whoever asks can ask others.
+const PARTIAL_WAIT: Duration = Duration::from_secs(5);
 /// Events that one request names.
 const NAMED_EVENTS_MAX: usize = 100;
 
@@ -197,13 +199,20 @@ async fn require_in_room(app: &App, origin: &ServerName, room: &Arc<Room>) -> Ma
     }
 }
 
-/// The state before an event, and its authorisation chain.
+/// The state before an event, and its authorisation chain. One that was judged while members were missing is
+/// waited for (MSC3902), for a moment ("the server doesn't know about the state at that event").
 async fn list_state(
     app: &App,
     room: &Arc<Room>,
     at: &EventId,
 ) -> MatrixResult<(Vec<EventNid>, Vec<EventNid>)> {
-    let state = app.rooms.state_before(room, at).await?.ok_or_else(unknown_event)?;
+    let mut state = app.rooms.state_before(room, at).await?;
+    if state.is_none() && room.head().partial().is_some() {
+        // Late is no other answer than never.
+        let _ = tokio::time::timeout(PARTIAL_WAIT, app.rooms.await_whole(room)).await;
+        state = app.rooms.state_before(room, at).await?;
+    }
+    let state = state.ok_or_else(unknown_event)?;
     let state: Vec<EventNid> = state.iter().map(|(_, nid)| nid).collect();
     let chain = app.rooms.list_auth_chain(room, &state).await?;
     Ok((state, chain))
