@@ -343,19 +343,38 @@ impl<'a> Hunt<'a> {
     /// Fetches the authorisation events that open events lack, and what those lack. Not for events
     /// before which others are missing: what these need often lies in the same gap.
     async fn fetch_auth_events(&mut self, source: &dyn EventSource) -> Result<(), ReceiveError> {
-        let lacks_auth = |(event, lacking): &(Arc<Event>, Lacking)| {
-            let lacks = lacking.prev_events.is_empty() && !lacking.auth_events.is_empty();
-            lacks.then(|| Arc::clone(event))
+        let lacks_auth = |(_, lacking): &&(Arc<Event>, Lacking)| {
+            lacking.prev_events.is_empty() && !lacking.auth_events.is_empty()
         };
-        let open: Vec<Arc<Event>> = self.open.values().filter_map(lacks_auth).collect();
+        let open: Vec<(Arc<Event>, Lacking)> =
+            self.open.values().filter(lacks_auth).cloned().collect();
         if open.is_empty() {
             return Ok(());
         }
-        for event in &open {
-            let chain = source.fetch_event_auth(self.question(), event.event_id()).await;
-            self.import(source, chain).await?;
+        for (event, lacking) in &open {
+            self.fetch_auth(source, event, &lacking.auth_events).await?;
         }
         self.retry().await
+    }
+
+    /// Fetches the authorisation chain of an event. Where members were left out, mostly one of them is
+    /// `lacking` and all that it names is here: such events are fetched singly.
+    async fn fetch_auth(
+        &self,
+        source: &dyn EventSource,
+        event: &Event,
+        lacking: &[OwnedEventId],
+    ) -> Result<(), ReceiveError> {
+        if self.room.head().partial().is_some() && !lacking.is_empty() {
+            let came = source.fetch_events(self.question(), lacking).await;
+            self.import(source, came).await?;
+            let ids = lacking.iter().map(|id| &**id);
+            if self.rooms.load_known(self.room, ids).await?.1.is_empty() {
+                return Ok(());
+            }
+        }
+        let chain = source.fetch_event_auth(self.question(), event.event_id()).await;
+        self.import(source, chain).await
     }
 
     /// Fetches what one event lacks for its authorisation.
@@ -363,8 +382,8 @@ impl<'a> Hunt<'a> {
         let Some(source) = self.source.clone() else {
             return Ok(());
         };
-        let chain = source.fetch_event_auth(self.question(), event.event_id()).await;
-        self.import(&*source, chain).await
+        let (_, lacking) = self.rooms.load_known(self.room, event.auth_events()).await?;
+        self.fetch_auth(&*source, event, &lacking).await
     }
 
     /// Stores events as outliers, and fetches singly what they name and nobody brought.
@@ -413,7 +432,7 @@ impl<'a> Hunt<'a> {
         // Who sent an event was asked already for what is before it; of one that waits, others may know.
         let mut asked = if self.is_repeated { HashSet::new() } else { self.tips.clone() };
         for _ in 0..BRIDGES_MAX {
-            let has_asked = !is_partial && self.fetch_before_end(source, &mut asked).await?;
+            let has_asked = self.fetch_before_end(source, &mut asked).await?;
             let Some(event) = self.earliest_end(&passed_over) else {
                 if has_asked { continue } else { return Ok(()) }
             };
@@ -453,6 +472,7 @@ impl<'a> Hunt<'a> {
         asked.insert(end.event_id().to_owned());
         let came = source.fetch_events(self.question(), &wanted).await;
         self.take_new(came).await?;
+        self.fetch_auth_events(source).await?;
         Ok(true)
     }
 

@@ -20,7 +20,11 @@ use crate::{
     storage::{EventNid, StateKeyNid, StorageError},
 };
 
-/// A state is asked for as events, not as IDs, when more of it is unknown.
+/// Events of a state that are fetched singly in any case: no more of it is read than is unknown …
+const SINGLE_EVENTS_MIN: usize = 20;
+/// … those that are while they are no more than one in so many of all …
+const SINGLE_SHARE: usize = 10;
+/// … and at most.
 const SINGLE_EVENTS_MAX: usize = 500;
 /// A state counts as known when at most one in so many of its events cannot be had: signed with lost keys,
 /// or broken.
@@ -119,7 +123,8 @@ impl Hunt<'_> {
         let unknown = self.list_unknown(&ids).await?;
         let (room_id, count) = (&self.room.room_id, ids.state.len());
         tracing::info!(room.id = %room_id, event.id = %id, count, unknown = unknown.len(), "a state is told");
-        if unknown.len() > SINGLE_EVENTS_MAX {
+        let total = ids.state.len() + ids.auth_chain.len();
+        if is_fetched_whole(unknown.len(), total) {
             self.fetch_all(&*source, id).await?;
         } else {
             let mut events = Vec::with_capacity(unknown.len());
@@ -203,6 +208,13 @@ impl Hunt<'_> {
         }
         Ok(Some(ToldState { state, memberships }))
     }
+}
+
+/// Whether a state of which so much is unknown is asked for as events, not as IDs: one request costs the other
+/// server about as much as ten events in the answer to another one.
+fn is_fetched_whole(unknown: usize, total: usize) -> bool {
+    unknown > SINGLE_EVENTS_MAX
+        || unknown > SINGLE_EVENTS_MIN && unknown.saturating_mul(SINGLE_SHARE) > total
 }
 
 /// Rejected events, and what is no state, are left out.
