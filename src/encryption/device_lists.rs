@@ -263,8 +263,10 @@ impl Encryption {
                 changes.entry(key).or_default().push(event);
             }
         }
-        // Whose members came after the viewer is as good as new.
-        let came_later = (since + 1..=upto).contains(&room.completed_position());
+        // Of an encrypted room whose members came after the viewer, all are new: "who now share an encrypted
+        // room with the client".
+        let came_later = (since + 1..=upto).contains(&room.completed_position())
+            && room.head().find_pinned("m.room.encryption").is_some();
         let was_joined = match own.and_then(|own| changes.get(&own)) {
             Some(events) => self.was_joined_throughout(room, events).await?,
             None => place.is_joined() && place.position <= since,

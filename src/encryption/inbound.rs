@@ -2,7 +2,7 @@
 //! (server-server API, "Device Management", "Send-to-device messaging"). For `federation`, which has
 //! verified that the EDU comes from `origin`.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use ruma::{OwnedUserId, ServerName, UserId};
 use serde::{Deserialize, de::DeserializeOwned};
@@ -18,6 +18,8 @@ use super::{
 };
 use crate::{
     accounts::login::is_device_id,
+    protocol::membership::Membership,
+    rooms::Room,
     storage::{
         self, StorageError, WriteTransaction, cross_signing, device_lists,
         remote_devices::{self, RemoteList},
@@ -25,6 +27,8 @@ use crate::{
     },
 };
 
+/// Changes that are told again when a room becomes whole. Of an encrypted room, all members are told anyway.
+const TOLD_AGAIN_MAX: usize = 1000;
 /// Characters of a message's ID at most.
 const MESSAGE_ID_LENGTH_MAX: usize = 32;
 
@@ -81,7 +85,7 @@ impl Encryption {
             return Err(EduError::BadShape("the device ID".to_owned()));
         }
         let audience = self.0.lists.audience(&update.user_id).await?;
-        let is_shared = !self.0.rooms.rooms_of(&update.user_id).await?.list_joined().is_empty();
+        let is_shared = self.may_share_room(&update.user_id).await?;
         let encryption = self.clone();
         let applied: Result<bool, StorageError> = self
             .0
@@ -121,7 +125,7 @@ impl Encryption {
         let update: SigningKeyUpdate = parse(content)?;
         check_origin(origin, &update.user_id)?;
         let audience = self.0.lists.audience(&update.user_id).await?;
-        let is_shared = !self.0.rooms.rooms_of(&update.user_id).await?.list_joined().is_empty();
+        let is_shared = self.may_share_room(&update.user_id).await?;
         let encryption = self.clone();
         let applied: Result<(), StorageError> = self
             .0
@@ -153,6 +157,52 @@ impl Encryption {
             })
             .await;
         Ok(applied?)
+    }
+
+    /// Tells of changes since a position again whose users are found to be in a room: when they came, nobody
+    /// knew whom they concern (MSC3902, "Device List Tracking").
+    pub async fn tell_changes_again(
+        &self,
+        room: &Arc<Room>,
+        since: i64,
+    ) -> Result<(), StorageError> {
+        let range = (since, self.0.rooms.writer().position());
+        let (users, _) = self.list_changed_users(range, TOLD_AGAIN_MAX).await?;
+        for user in users.into_iter().filter(|user| !self.is_local(user)) {
+            if self.0.rooms.membership_of(room, &user).await? != Membership::Join {
+                continue;
+            }
+            let audience = self.0.lists.audience(&user).await?;
+            let encryption = self.clone();
+            let told: Result<(), StorageError> = self
+                .0
+                .rooms
+                .writer()
+                .transact(move |tx| {
+                    Box::pin(async move {
+                        let position = tx.next_position();
+                        device_lists::note_list_change(tx, user.as_str(), position).await?;
+                        encryption.0.lists.announce_in(tx, &user, position, audience);
+                        Ok(())
+                    })
+                })
+                .await;
+            told?;
+        }
+        Ok(())
+    }
+
+    /// Whether a user elsewhere is in a room here, as far as that is known: where members are missing,
+    /// everybody of a server that was in the room may be in it.
+    async fn may_share_room(&self, user: &UserId) -> Result<bool, StorageError> {
+        if !self.0.rooms.rooms_of(user).await?.list_joined().is_empty() {
+            return Ok(true);
+        }
+        let partial = self.0.rooms.list_partial().await?;
+        let may_hold = |room: &Arc<Room>| {
+            room.head().partial().is_some_and(|partial| partial.has_server(user.server_name()))
+        };
+        Ok(partial.iter().any(may_hold))
     }
 
     /// Delivers an `m.direct_to_device`, once.
@@ -239,7 +289,7 @@ pub(super) async fn save_cross_signing_keys(
 /// What a change means for the list that is kept.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Applied {
-    /// It is part of the list already, or concerns nobody.
+    /// It is part of the list already.
     Known,
     /// It is in the list now, or no list is kept.
     New,
@@ -254,9 +304,7 @@ async fn apply_to_list(
 ) -> Result<Applied, StorageError> {
     let user = update.user_id.as_str();
     let Some(list) = remote_devices::find_list(tx, user).await? else {
-        // Nobody sees a device without keys.
-        let is_bare = update.keys.is_none() && !update.deleted;
-        return Ok(if is_bare { Applied::Known } else { Applied::New });
+        return Ok(Applied::New);
     };
     let follows =
         !update.prev_id.is_empty() && update.prev_id.iter().all(|id| *id == list.stream_id);

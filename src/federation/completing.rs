@@ -2,11 +2,18 @@
 //! one server after another is asked for the rest (MSC3902, "Resynchronisation"). Not for what is done
 //! with it (`rooms::completion`).
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use ruma::OwnedServerName;
-use tokio::sync::{Notify, Semaphore};
+use tokio::{
+    sync::{Notify, Semaphore, SemaphorePermit},
+    time::timeout,
+};
 
 use super::Federation;
 use crate::{
@@ -14,8 +21,12 @@ use crate::{
     storage::{RoomNid, StorageError},
 };
 
-/// Rooms that are completed at the same time: each may take some memory.
+/// Rooms that are completed at the same time: each may take some memory …
 const COMPLETIONS_AT_ONCE_MAX: usize = 2;
+/// … and those that are when others wait for servers that do not answer.
+const COMPLETIONS_MAX: usize = 10;
+/// How long a room waits for its turn before the others are taken to wait themselves.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Servers that are asked in one round.
 const SERVERS_MAX: usize = 10;
 /// The pause after a round in which nobody told the state; it doubles with each further one.
@@ -25,7 +36,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(10 * 60);
 /// The rooms that somebody completes.
 pub(super) struct Completions {
     under_way: Arc<Mutex<HashSet<RoomNid>>>,
-    slots: Arc<Semaphore>,
+    slots: Semaphore,
+    further_slots: Semaphore,
     /// Rung when a room is entered, so that one that was given up is not waited for, and when a server
     /// that is in one is heard of: it may have been away.
     bell: Arc<Notify>,
@@ -39,8 +51,25 @@ enum Round {
 
 impl Default for Completions {
     fn default() -> Self {
-        let slots = Arc::new(Semaphore::new(COMPLETIONS_AT_ONCE_MAX));
-        Self { under_way: Arc::default(), slots, bell: Arc::default() }
+        Self {
+            under_way: Arc::default(),
+            slots: Semaphore::new(COMPLETIONS_AT_ONCE_MAX),
+            further_slots: Semaphore::new(COMPLETIONS_MAX - COMPLETIONS_AT_ONCE_MAX),
+            bell: Arc::default(),
+        }
+    }
+}
+
+impl Completions {
+    /// Waits for a room's turn. One silent server holds up the rooms that it is asked about, and no others.
+    async fn wait_for_turn(&self) -> Option<SemaphorePermit<'_>> {
+        if let Ok(slot) = timeout(PATIENCE, self.slots.acquire()).await {
+            return slot.ok();
+        }
+        tokio::select! {
+            slot = self.slots.acquire() => slot.ok(),
+            slot = self.further_slots.acquire() => slot.ok(),
+        }
     }
 }
 
@@ -76,9 +105,9 @@ impl Federation {
         let completions = &self.0.completions;
         let mut pause = PAUSE;
         loop {
-            let round = match completions.slots.acquire().await {
-                Ok(_slot) => self.complete_once(room).await,
-                Err(_) => return,
+            let round = match completions.wait_for_turn().await {
+                Some(_slot) => self.complete_once(room).await,
+                None => return,
             };
             match round {
                 Ok(Round::Ended) => {
@@ -120,6 +149,8 @@ impl Federation {
             match self.rooms().complete(&server, room).await {
                 Ok(true) => {
                     self.tell_devices_late(room, &partial, &before).await?;
+                    let since = self.rooms().find_entry_position(room, &partial).await?;
+                    self.0.encryption.tell_changes_again(room, since).await?;
                     let (room_id, state) = (&room.room_id, room.head().state.len());
                     tracing::info!(room.id = %room_id, server.name = %server, state, "a room is whole");
                     return Ok(Round::Ended);
@@ -134,18 +165,20 @@ impl Federation {
         Ok(Round::Failed)
     }
 
-    /// Servers that were in the room all the time and that nobody named may have missed changes of our users'
-    /// devices.
+    /// Servers that nobody named, or that were wrongly believed to have left, may have missed changes of our
+    /// users' devices, also if they have left since and share another room with these.
     async fn tell_devices_late(
         &self,
         room: &Arc<Room>,
         partial: &PartialState,
         before: &[OwnedServerName],
     ) -> Result<(), StorageError> {
-        let now = self.rooms().servers_in_room(room).await?;
-        let is_late = |server: &&OwnedServerName| !before.contains(server);
-        let late: Vec<OwnedServerName> = now.iter().filter(is_late).cloned().collect();
         let since = self.rooms().find_entry_position(room, partial).await?;
+        let mut late: BTreeSet<OwnedServerName> =
+            self.rooms().list_departed_servers(room, since).await?;
+        late.extend(self.rooms().servers_in_room(room).await?.iter().cloned());
+        late.retain(|server| !before.contains(server));
+        let late: Vec<OwnedServerName> = late.into_iter().collect();
         self.outbox().tell_devices(&late, since).await
     }
 

@@ -63,7 +63,7 @@ impl Rooms {
             let _alone = room.receiving.lock().await;
             // What is sent from here on is not among the events that are judged again.
             let head = room.head();
-            if head.partial() != Some(&partial) {
+            if head.partial().is_none_or(|now| now.join != partial.join) {
                 return Ok(false);
             }
             let events = self.load_partial(room).await?;

@@ -111,9 +111,13 @@ impl Rooms {
         match self.judge(&room, &joined.join, basis).await? {
             Judged::Allowed(placed) => {
                 let events = here.into_values().map(|event| (event.nid, event)).collect();
-                let partial = joined.servers.map(|servers| {
-                    Arc::new(PartialState::new(placed.nid, &joined.origin, servers))
-                });
+                let partial = match joined.servers {
+                    Some(servers) => {
+                        let entry = (placed.nid, &*joined.join);
+                        Some(self.describe_entry(&room, entry, &joined.origin, servers).await?)
+                    }
+                    None => None,
+                };
                 self.enter(&room, &placed, partial, events).await?;
                 self.free_waiting(&room, &joined.join).await?;
                 Ok(Arc::clone(&room))
@@ -125,6 +129,27 @@ impl Rooms {
             }
             Judged::Known(_) => Ok(Arc::clone(&room)),
         }
+    }
+
+    /// How a room is entered without its members. Where it was left before it was whole, and all that the new
+    /// entry follows is here, what is being fetched for the earlier one will do.
+    async fn describe_entry(
+        &self,
+        room: &Room,
+        (join, event): (EventNid, &Event),
+        origin: &ServerName,
+        mut servers: Vec<OwnedServerName>,
+    ) -> Result<Arc<PartialState>, StorageError> {
+        let mut first = join;
+        if let Some(earlier) = room.head().partial() {
+            let here = self.load_here(room, event.prev_events()).await?;
+            let is_here = |id| here.get(id).is_some_and(|prev| prev.is_in_graph());
+            if event.prev_events().all(is_here) {
+                first = earlier.join;
+                servers.extend(earlier.servers.iter().cloned());
+            }
+        }
+        Ok(Arc::new(PartialState::new(first, origin, servers)))
     }
 
     /// Has the room stand where the join puts it.

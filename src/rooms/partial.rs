@@ -2,7 +2,7 @@
 //! (MSC3706, MSC3902): which they are, and waiting for the rest. Not for fetching it (`completion`).
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{Arc, atomic::Ordering},
 };
 
@@ -17,6 +17,7 @@ use super::{
     room::{Head, Room},
     state::State,
     state_keys::MEMBER,
+    timeline::ordering_of_position,
 };
 use crate::{
     protocol::membership::Membership,
@@ -25,6 +26,9 @@ use crate::{
         partial_rooms::PartialRoomRow,
     },
 };
+
+/// Events that are looked at together.
+const STEP: usize = 1000;
 
 /// How a room was entered whose state is not whole yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -178,6 +182,26 @@ impl Rooms {
         event: EventNid,
     ) -> Result<bool, StorageError> {
         storage::partial_rooms::has_event(self.database(), room.nid, event).await
+    }
+
+    /// The servers of those who have left the room since a stream position.
+    pub async fn list_departed_servers(
+        &self,
+        room: &Room,
+        since: i64,
+    ) -> Result<BTreeSet<OwnedServerName>, StorageError> {
+        let range = (ordering_of_position(since), i64::MAX);
+        let changes = self.list_state_changes(room, range).await?.into_iter();
+        let members = changes.filter(|(key, _)| key.is_membership()).map(|(_, event)| event);
+        let mut servers = BTreeSet::new();
+        for step in members.collect::<Vec<_>>().chunks(STEP) {
+            for event in self.events().load(room.facts(), step).await? {
+                let user = event.event.state_key().and_then(|user| <&UserId>::try_from(user).ok());
+                let has_left = Membership::of_event(&event.event) != Some(Membership::Join);
+                servers.extend(user.filter(|_| has_left).map(|user| user.server_name().to_owned()));
+            }
+        }
+        Ok(servers)
     }
 
     /// Ends the wait for a room that this server is not in any more: nobody would tell the rest.
