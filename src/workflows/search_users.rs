@@ -61,9 +61,8 @@ pub async fn search_users(
     let database = rooms.database();
     let local = user_directory::list_local(database, viewer_nid, &pattern, CANDIDATES_MAX).await?;
     found.limited = local.len() >= CANDIDATES_MAX;
-    let local = local.iter().filter(|user| *user != viewer.as_str());
     let mut fitting: Vec<(OwnedUserId, Option<Arc<Profile>>)> =
-        local.filter_map(|user| Some((UserId::parse(user).ok()?, None))).collect();
+        local.iter().filter_map(|user| Some((UserId::parse(user).ok()?, None))).collect();
     let remote = find_remote(rooms, viewer_nid, (&term, &pattern)).await?;
     fitting.extend(remote.into_iter().map(|(user, profile)| (user, Some(Arc::new(profile)))));
     fitting.sort_by_key(|(user_id, _)| {
