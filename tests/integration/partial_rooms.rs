@@ -92,7 +92,9 @@ impl Entered {
     async fn complete(&self, server_: &Server) {
         self.tell_state();
         let rooms = &server_.app.rooms;
-        assert!(rooms.complete(server("b.test"), &self.room).await.unwrap());
+        // Unless somebody did so in the background.
+        rooms.complete(server("b.test"), &self.room).await.unwrap();
+        rooms.await_whole(&self.room).await;
         let found = rooms.check_room(&self.room.room_id, &|_, _| ()).await.unwrap();
         assert_eq!(found, Some(Vec::new()));
         assert!(rooms.list_partial().await.unwrap().is_empty());
@@ -142,7 +144,11 @@ both_databases! {
         let server_ = Server::start(backend).await;
         let alice = server_.register("alice").await;
         let since = next_batch(&sync(&alice, "", "{}").await);
-        let mut entered = enter(&server_, &alice, |_| ()).await;
+        let mut entered = enter(&server_, &alice, |line| {
+            let encryption = json!({ "algorithm": "m.megolm.v1.aes-sha2" });
+            line.state(BOB, "m.room.encryption", "", encryption);
+        })
+        .await;
         let rooms = &server_.app.rooms;
         let lazy_since = next_batch(&sync(&alice, "", LAZY).await);
         let hello = entered.line.message(CAROL, "hello");
@@ -353,6 +359,67 @@ both_databases! {
         entered.complete(&server_).await;
         let path = format!("/_matrix/client/v3/rooms/{room_id}/joined_members");
         assert_eq!(alice.get(&path).await.ok()["joined"].as_object().unwrap().len(), 4);
+        server_.stop().await;
+    }
+
+    async fn an_entry_made_again_asks_for_no_other_state(backend: Backend) {
+        let server_ = Server::start(backend).await;
+        let alice = server_.register("alice").await;
+        let entered = enter(&server_, &alice, |_| ()).await;
+        let rooms = &server_.app.rooms;
+        let room_id = entered.room.room_id.clone();
+        alice.post(&format!("/_matrix/client/v3/rooms/{room_id}/leave"), &json!({})).await.ok();
+        let mut line = Branch::of_room(rooms, &entered.room).await;
+        let state = entered.before.clone();
+        let again = line.member(&alice.user_id, &alice.user_id, "join");
+        let joined = JoinedRoom {
+            room_id: room_id.clone(),
+            version: RoomVersion::V11,
+            origin: server("c.test").to_owned(),
+            join: Arc::clone(&again),
+            state: state.iter().filter(|event| event.kind() != "m.room.member").cloned().collect(),
+            auth_chain: state,
+            servers: Some(vec![server("d.test").to_owned()]),
+        };
+        rooms.import_joined_room(joined).await.unwrap();
+        // Only the state before the first entry is told.
+        entered.complete(&server_).await;
+        let path = format!("/_matrix/client/v3/rooms/{room_id}/joined_members");
+        assert_eq!(alice.get(&path).await.ok()["joined"].as_object().unwrap().len(), 4);
+        assert_eq!(rooms.forward_extremities(&entered.room), [again.event_id()]);
+        server_.stop().await;
+    }
+
+    async fn what_an_event_names_counts_beside_the_part_that_is_known(backend: Backend) {
+        let server_ = Server::start(backend).await;
+        let alice = server_.register("alice").await;
+        let mut daves_join = None;
+        let mut entered = enter(&server_, &alice, |line| {
+            line.state(BOB, "m.room.power_levels", "", json!({ "users": { BOB: 100, DAVE: 100 } }));
+            daves_join = line.state.values().find(|e| e.state_key() == Some(DAVE)).cloned();
+            line.member(DAVE, DAVE, "leave");
+        })
+        .await;
+        let rooms = &server_.app.rooms;
+        // Dave has left, and removes Carol all the same, of whom he names nothing. She leaves herself.
+        let daves_join = daves_join.unwrap();
+        entered.network.knows([&daves_join]);
+        let mut honest = entered.line.clone();
+        let content = json!({ "membership": "leave" });
+        let mut draft = entered.line.draft(DAVE, "m.room.member", Some(CAROL), content);
+        let of = |user: &str| entered.before.iter().find(|e| e.state_key() == Some(user)).unwrap();
+        draft.auth_events.retain(|id| id != of(CAROL).event_id() && id != of(DAVE).event_id());
+        draft.auth_events.push(daves_join.event_id().to_owned());
+        let kick = entered.line.seal(draft);
+        honest.tips = vec![Arc::clone(&kick)];
+        let leave = honest.member(CAROL, CAROL, "leave");
+        entered.network.knows([&kick, &leave]);
+        assert_eq!(receive(rooms, &entered.room, &kick).await, Verdict::Accepted);
+        assert_eq!(receive(rooms, &entered.room, &leave).await, Verdict::Accepted);
+        entered.complete(&server_).await;
+        let path = format!("/_matrix/client/v3/rooms/{}/event/", entered.room.room_id);
+        alice.get(&format!("{path}{}", kick.event_id())).await.error(404, "M_NOT_FOUND");
+        alice.get(&format!("{path}{}", leave.event_id())).await.ok();
         server_.stop().await;
     }
 }
