@@ -129,11 +129,12 @@ impl Interests {
             _ => self.claims_by_name(room).await?.into(),
         };
         let mut claims = by_name.to_vec();
-        let after = self.rooms.load_state(state).await?;
-        if let Some(before) = before {
-            self.keep_members(room, &before, &after, &mut claims).await?;
-        } else {
-            self.find_members(room, &after, &mut claims).await?;
+        match before {
+            Some(before) => self.keep_members(room, &before, state, &mut claims).await?,
+            None => {
+                let state = self.rooms.load_state(state).await?;
+                self.find_members(room, &state, &mut claims).await?;
+            }
         }
         let known = RoomInterest { state, alias_epoch, by_name, claims: claims.into() };
         self.known.insert(room.nid, known.clone());
@@ -170,14 +171,21 @@ impl Interests {
         &self,
         room: &Room,
         before: &RoomInterest,
-        after: &State,
+        after: StateNid,
         claims: &mut [Claim],
     ) -> Result<(), StorageError> {
+        let member = |claim: &Claim| match claim {
+            Claim::Member(user, event) => Some((*user, *event)),
+            _ => None,
+        };
+        let (users, joins): (Vec<_>, Vec<_>) = before.claims.iter().filter_map(member).unzip();
+        let mut kept = std::iter::zip(self.rooms.find_holders(after, &users).await?, joins)
+            .map(|(now, join)| now == Some(join));
         let mut has_lost = false;
         for (claim, old) in claims.iter_mut().zip(before.claims.iter()) {
+            let is_kept = member(old).and_then(|_| kept.next()).unwrap_or(false);
             match old {
-                Claim::Member(user, event) if *claim == Claim::None => {
-                    let is_kept = after.get(*user) == Some(*event);
+                Claim::Member(..) if *claim == Claim::None => {
                     has_lost |= !is_kept;
                     *claim = if is_kept { *old } else { Claim::None };
                 }
@@ -189,6 +197,7 @@ impl Interests {
         if !claims.contains(&Claim::None) {
             return Ok(());
         }
+        let after = &*self.rooms.load_state(after).await?;
         let state_before = match has_lost {
             false => self.rooms.load_state(before.state).await.ok(),
             true => None,

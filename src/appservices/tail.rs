@@ -209,13 +209,15 @@ impl Appservices {
         }
     }
 
-    /// A page of the stream.
+    /// A page of the stream, with its events in memory.
     pub(super) async fn list_stream(
         &self,
         (after, upto): (i64, i64),
     ) -> Result<StreamPage, StorageError> {
         let database = self.0.rooms.database();
         let events = appservices::list_events(database, (after, upto), PAGE_EVENTS_MAX).await?;
+        let named: Vec<_> = events.iter().map(|event| (event.room, event.event)).collect();
+        self.0.rooms.warm_events(&named).await?;
         let upto = match events.last() {
             Some(last) if events.len() == PAGE_EVENTS_MAX => last.position,
             _ => upto,

@@ -1,13 +1,16 @@
 //! Reading rooms from the store into memory, many together: whoever asks for all rooms of an account waits
 //! for the database a few times and not a few times a room. Not for finding those that lie in memory.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use ruma::RoomId;
 
 use super::{
     event_store::{RoomFacts, StoredEvent},
-    registry::Engine,
+    registry::{Engine, Rooms},
     room::{Head, PINNED_KINDS, Room},
     state::State,
 };
@@ -32,6 +35,27 @@ struct OpenedRow {
     extremities: Vec<EventNid>,
     /// The states after the extremities, where there are several.
     forks: Vec<StateNid>,
+}
+
+impl Rooms {
+    /// Reads events into memory together, with what the states before them consist of: for whoever is going to
+    /// look at each of them.
+    pub async fn warm_events(&self, events: &[(RoomNid, EventNid)]) -> Result<(), StorageError> {
+        let (mut states, mut nids_of) = (Vec::new(), BTreeMap::<RoomNid, Vec<EventNid>>::new());
+        for (room, nid) in events {
+            match self.0.events.find_cached(*nid) {
+                Some(event) => states.push(event.state_nid),
+                None => nids_of.entry(*room).or_default().push(*nid),
+            }
+        }
+        let rooms: Vec<RoomNid> = nids_of.keys().copied().collect();
+        for (room, nids) in self.load_all(&rooms).await?.iter().zip(nids_of.values()) {
+            let read = self.0.events.load(room.facts(), nids).await?;
+            states.extend(read.iter().map(|event| event.state_nid));
+        }
+        states.retain(|nid| self.0.states.peek(nid).is_none());
+        self.0.warm_snapshots(&states).await
+    }
 }
 
 impl Engine {

@@ -38,7 +38,7 @@ use crate::{
     hook::Hook,
     notifier::Notifier,
     protocol::signing::SigningKey,
-    storage::{self, Database, EventNid, RoomNid, StateNid, StorageError, Writer},
+    storage::{self, Database, EventNid, RoomNid, StateKeyNid, StateNid, StorageError, Writer},
 };
 
 /// Resolutions remembered: their results share structure with the states they come from.
@@ -224,6 +224,16 @@ impl Rooms {
     /// The state that a snapshot holds.
     pub async fn load_state(&self, nid: StateNid) -> Result<Arc<State>, StorageError> {
         self.0.load_state(nid).await
+    }
+
+    /// The events that hold these keys in the state of a snapshot, in their order. The state is not put together
+    /// for it.
+    pub async fn find_holders(
+        &self,
+        nid: StateNid,
+        keys: &[StateKeyNid],
+    ) -> Result<Vec<Option<EventNid>>, StorageError> {
+        self.0.find_in_stored(nid, keys).await
     }
 
     /// The key with which this server signs.

@@ -167,22 +167,30 @@ impl Engine {
         Ok(read)
     }
 
-    /// The event that holds a key in a state of the store.
+    /// The events that hold these keys in a state of the store, in their order.
     pub async fn find_in_stored(
         &self,
         nid: StateNid,
-        key: StateKeyNid,
-    ) -> Result<Option<EventNid>, StorageError> {
+        keys: &[StateKeyNid],
+    ) -> Result<Vec<Option<EventNid>>, StorageError> {
         if let Some(state) = self.states.get(&nid) {
-            return Ok(state.get(key));
+            return Ok(keys.iter().map(|key| state.get(*key)).collect());
         }
-        for snapshot in self.load_snapshots(nid).await?.iter().rev() {
-            if let Some(event) = snapshot.find(key)? {
-                return Ok(Some(event).filter(|event| event.0 != 0));
-            }
-        }
-        Ok(None)
+        let chain = self.load_snapshots(nid).await?;
+        keys.iter().map(|key| find_in_chain(&chain, *key)).collect()
     }
+}
+
+fn find_in_chain(
+    chain: &[Arc<Snapshot>],
+    key: StateKeyNid,
+) -> Result<Option<EventNid>, StorageError> {
+    for snapshot in chain.iter().rev() {
+        if let Some(event) = snapshot.find(key)? {
+            return Ok(Some(event).filter(|event| event.0 != 0));
+        }
+    }
+    Ok(None)
 }
 
 fn lost(nid: StateNid) -> StorageError {

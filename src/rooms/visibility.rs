@@ -130,7 +130,7 @@ impl Rooms {
         event: &StoredEvent,
         key: StateKeyNid,
     ) -> Result<Option<EventNid>, StorageError> {
-        self.0.find_in_stored(event.state_nid, key).await
+        Ok(self.0.find_in_stored(event.state_nid, &[key]).await?.pop().flatten())
     }
 
     /// An event of the state before another one, read without the rest of that state.
