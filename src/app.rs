@@ -22,7 +22,7 @@ use crate::{
     ephemeral::{Ephemeral, EphemeralSettings, PresenceSettings},
     federation::{Federation, FederationSettings, IdentityServers, MakeKeyError, make_key},
     http::{
-        RegistrationNonces,
+        CrossSigningGrants, RegistrationNonces,
         rate_limit::RateLimits,
         synapse_admin::{redactions::UserRedactions, rooms::RoomDeletions},
     },
@@ -91,8 +91,7 @@ impl App {
         let data_dir_lock = lock_data_dir(&config.server.data_dir)?;
         let signing_key = load_signing_key(&config, &clock)?;
         let (database, writer) = open_store(&config).await?;
-        let notifier = Notifier::new();
-        let job_bell = Arc::new(Notify::new());
+        let (notifier, job_bell) = (Notifier::new(), Arc::new(Notify::new()));
         let store = (database.clone(), writer.clone());
         let bells = (notifier.clone(), job_bell.clone());
         let mailer = make_mailer(&config, &clock);
@@ -122,8 +121,9 @@ impl App {
         let notices = Arc::new(start_notices(&config, &accounts, &rooms));
         report_silent_services(&appservices, &notices, (tasks.clone(), shutdown.clone()));
         let app = Arc::new(Self {
-            rate_limits: RateLimits::new(config.rate_limits.clone()),
+            rate_limits: RateLimits::load(&config.rate_limits, &database).await?,
             registration_nonces: RegistrationNonces::new(),
+            cross_signing_grants: CrossSigningGrants::new(),
             room_deletions: RoomDeletions::new(),
             user_redactions: UserRedactions::new(),
             notices,

@@ -48,6 +48,8 @@ pub struct DeviceRequest {
     pub display_name: Option<String>,
     /// Whether the client can refresh its access token.
     pub can_refresh: bool,
+    /// When the session ends in any case, milliseconds since the Unix epoch.
+    pub valid_until_ts: Option<u64>,
 }
 
 /// A session that has just begun or was refreshed.
@@ -199,7 +201,9 @@ impl Accounts {
         let device_id = self.choose_device_id(&device)?;
         let fresh = self.make_tokens(device.can_refresh);
         let (token_user, token_device) = (user_id.to_string(), device_id.clone());
-        let row = fresh.rows(self.clock.now_ms());
+        let mut row = fresh.rows(self.clock.now_ms());
+        let ends = [row.access_expires_ts, device.valid_until_ts];
+        row.access_expires_ts = ends.into_iter().flatten().min();
         let (now_ts, devices_max) = (self.clock.now_ms(), self.config.sessions.devices_max);
         let (sessions, owner) = (self.sessions.clone(), user_id.to_owned());
         let watcher = self.device_watcher.get();

@@ -246,7 +246,7 @@ impl Accounts {
             return Ok(false);
         }
         let device_id = Some(device_id.to_owned());
-        let device = DeviceRequest { device_id, display_name, can_refresh: false };
+        let device = DeviceRequest { device_id, display_name, ..DeviceRequest::default() };
         let device_id = self.choose_device_id(&device)?;
         let (user_id, now_ts) = (user_id.to_owned(), self.clock.now_ms());
         let devices_max = self.config.sessions.devices_max as i64;

@@ -17,5 +17,5 @@ mod state;
 pub mod synapse_admin;
 mod well_known;
 
-pub use client::admin::RegistrationNonces;
+pub use client::{admin::RegistrationNonces, cross_signing::CrossSigningGrants};
 pub use state::{App, AppState};

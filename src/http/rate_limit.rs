@@ -1,8 +1,9 @@
 //! How often requests may be repeated (Client-Server API, "Rate limiting"): a bucket of tokens per
 //! kind and per user or address, in bounded memory. Which kind a request is, its handler says.
 
-use std::{hash::Hash, net::IpAddr};
+use std::{collections::HashMap, hash::Hash, net::IpAddr};
 
+use parking_lot::RwLock;
 use quick_cache::sync::Cache;
 use ruma::{OwnedUserId, UserId};
 
@@ -10,6 +11,7 @@ use super::error::{MatrixError, MatrixResult};
 use crate::{
     accounts::sessions::Session,
     config::{RateLimit, RateLimitsConfig},
+    storage::{Database, StorageError, administration::list_rate_limits},
 };
 
 /// Buckets in memory, of all kinds together. Whoever is forgotten begins with a full one.
@@ -38,9 +40,19 @@ pub enum Action {
     UrlPreview,
 }
 
+/// What an administrator has said of one user, whatever the configuration says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UserLimit {
+    /// Messages a second; 0: nothing of what the user does is limited.
+    pub per_second: u32,
+    /// Messages at once.
+    pub burst: u32,
+}
+
 /// All buckets.
 pub struct RateLimits {
     config: RateLimitsConfig,
+    of_users: RwLock<HashMap<OwnedUserId, UserLimit>>,
     buckets: Cache<(Action, Party), Bucket>,
 }
 
@@ -63,7 +75,36 @@ struct Bucket {
 
 impl RateLimits {
     pub fn new(config: RateLimitsConfig) -> Self {
-        Self { config, buckets: Cache::new(BUCKETS_MAX) }
+        Self { config, of_users: RwLock::default(), buckets: Cache::new(BUCKETS_MAX) }
+    }
+
+    /// The limits of the configuration, and what administrators have said of single users.
+    pub async fn load(
+        config: &RateLimitsConfig,
+        database: &Database,
+    ) -> Result<Self, StorageError> {
+        let limits = Self::new(config.clone());
+        for (user, per_second, burst) in list_rate_limits(database).await? {
+            let Ok(user) = UserId::parse(user) else { continue };
+            let number = |count: i64| u32::try_from(count).unwrap_or(u32::MAX);
+            let limit = UserLimit { per_second: number(per_second), burst: number(burst) };
+            limits.set_of_user(&user, Some(limit));
+        }
+        Ok(limits)
+    }
+
+    /// What an administrator has said of a user.
+    pub fn find_of_user(&self, user: &UserId) -> Option<UserLimit> {
+        self.of_users.read().get(user).copied()
+    }
+
+    /// Has something else hold for a user than for others, or (None) the same again.
+    pub fn set_of_user(&self, user: &UserId, limit: Option<UserLimit>) {
+        let mut of_users = self.of_users.write();
+        match limit {
+            Some(limit) => of_users.insert(user.to_owned(), limit),
+            None => of_users.remove(user),
+        };
     }
 
     /// Takes a token of a user; administrators are exempt, and application services as far as
@@ -72,7 +113,16 @@ impl RateLimits {
         if !session.is_rate_limited() {
             return Ok(());
         }
-        self.take_of_user(action, &session.user_id, now_ms)
+        let user = &session.user_id;
+        match self.find_of_user(user) {
+            Some(UserLimit { per_second: 0, .. }) => Ok(()),
+            Some(UserLimit { per_second, burst }) if action == Action::Message => {
+                let (per_second, burst) = (per_second.into(), burst.max(1));
+                let limit = RateLimit { enabled: true, per_second, burst };
+                self.take_from((action, Party::User(user.to_owned())), limit, now_ms)
+            }
+            _ => self.take_of_user(action, user, now_ms),
+        }
     }
 
     /// Takes a token of a user, who need not be logged in (wrong passwords, invitations from elsewhere).

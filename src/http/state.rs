@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    client::admin::RegistrationNonces,
+    client::{admin::RegistrationNonces, cross_signing::CrossSigningGrants},
     rate_limit::RateLimits,
     synapse_admin::{redactions::UserRedactions, rooms::RoomDeletions},
 };
@@ -53,6 +53,7 @@ pub struct App {
     pub mailer: Mailer,
     pub rate_limits: RateLimits,
     pub registration_nonces: RegistrationNonces,
+    pub cross_signing_grants: CrossSigningGrants,
     pub room_deletions: RoomDeletions,
     pub user_redactions: UserRedactions,
     pub notices: Arc<ServerNotices>,

@@ -30,6 +30,7 @@ mod history;
 mod import;
 mod keep;
 mod loading;
+mod member_counts;
 mod membership;
 mod named_media;
 mod noted_weight;

@@ -1,4 +1,4 @@
-//! Rows of `blocked_rooms` and `notice_rooms`, and what administrators list: accounts, rooms, reports;
+//! Rows of `blocked_rooms`, `notice_rooms` and `rate_limit_overrides`, and what administrators list: accounts, rooms, reports;
 //! what a registration token allows.
 
 use super::{
@@ -41,6 +41,37 @@ pub fn unblock_room(tx: &mut WriteTx, room_id: &str) {
 /// The closed rooms, and who has closed them.
 pub async fn list_blocked_rooms(db: &Database) -> Result<Vec<(String, String)>, StorageError> {
     db.fetch_all("SELECT room_id, blocked_by FROM blocked_rooms", &[]).await
+}
+
+static SAVE_RATE_LIMIT: Statement = Statement {
+    table: "rate_limit_overrides",
+    key: 1,
+    sql: "INSERT INTO rate_limit_overrides (user_id, per_second, burst)
+          SELECT value->>0, CAST(value->>1 AS BIGINT), CAST(value->>2 AS BIGINT)
+          FROM json_each($1) WHERE true
+          ON CONFLICT (user_id) DO UPDATE SET per_second = excluded.per_second,
+              burst = excluded.burst",
+};
+
+static DELETE_RATE_LIMIT: Statement = Statement {
+    table: "rate_limit_overrides",
+    key: 1,
+    sql: "DELETE FROM rate_limit_overrides WHERE user_id IN (SELECT value->>0 FROM json_each($1))",
+};
+
+/// How often a user may send something: so many times a second (0: as often as they like), and at once.
+pub fn save_rate_limit(tx: &mut WriteTx, user_id: &str, (per_second, burst): (u32, u32)) {
+    let cells = vec![user_id.into(), i64::from(per_second).into(), i64::from(burst).into()];
+    tx.push(&SAVE_RATE_LIMIT, cells);
+}
+
+pub fn delete_rate_limit(tx: &mut WriteTx, user_id: &str) {
+    tx.push(&DELETE_RATE_LIMIT, vec![user_id.into()]);
+}
+
+/// The users of whom that was said, each with times a second and at once.
+pub async fn list_rate_limits(db: &Database) -> Result<Vec<(String, i64, i64)>, StorageError> {
+    db.fetch_all("SELECT user_id, per_second, burst FROM rate_limit_overrides", &[]).await
 }
 
 /// Notes in which room the server speaks to a user.

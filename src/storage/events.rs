@@ -273,6 +273,23 @@ pub async fn list_forwards(
     fetch(db, sql, &params![room, after, before, limit]).await
 }
 
+/// Accepted events about members of a room behind a place in it and not before a time (milliseconds since the
+/// Unix epoch): their places and numbers.
+pub async fn list_members_since(
+    db: &Database,
+    room: RoomNid,
+    (after, from_ts): (i64, i64),
+    limit: usize,
+) -> Result<Vec<(i64, EventNid)>, StorageError> {
+    // Numbers of memberships are odd (`StateKeyNid::is_membership`).
+    let sql = "SELECT ordering, nid FROM events
+               WHERE room_nid = $1 AND ordering > $2 AND origin_server_ts >= $3
+                   AND flags & 7 = 0 AND state_key_nid & 1 = 1
+               ORDER BY ordering LIMIT $4";
+    let rows: Vec<(i64, i64)> = db.fetch_all(sql, &params![room, after, from_ts, limit]).await?;
+    Ok(rows.into_iter().map(|(ordering, nid)| (ordering, EventNid(nid))).collect())
+}
+
 /// Events of a room that a timeline may show and that may name media, behind a place in it: their places
 /// and JSON.
 pub async fn list_naming_media(

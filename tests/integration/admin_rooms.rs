@@ -1,4 +1,4 @@
-//! Looking into rooms, people and other servers through the API that tools know from Synapse.
+//! Looking into rooms and other servers through the API that tools know from Synapse.
 
 use serde_json::{Value, json};
 
@@ -78,48 +78,6 @@ both_databases! {
         let second = admin.get(&format!("{V1}/rooms/{space}/hierarchy?limit=1&from={from}")).await.ok();
         assert_eq!(second["rooms"][0]["name"], "Child");
         alice.get(&format!("{V1}/rooms/{space}/hierarchy")).await.error(403, "M_FORBIDDEN");
-        server.stop().await;
-    }
-
-    async fn people_are_listed_with_or_without_those_who_have_gone(backend: Backend) {
-        let server = Server::start(backend).await;
-        let (admin, _alice) = (register_admin(&server).await, server.register("alice").await);
-        let gone = server.register("gone").await;
-        let deactivate = format!("{V1}/deactivate/{}", gone.user_id);
-        admin.post(&deactivate, &json!({})).await.ok();
-        let names = async |query: &str| {
-            let list = admin.get(&format!("/_synapse/admin/v3/users?{query}")).await.ok();
-            let users = list["users"].as_array().unwrap().iter();
-            let names = users.map(|user| user["name"].as_str().unwrap()[1..].split(':').next().unwrap().to_owned());
-            names.collect::<Vec<_>>()
-        };
-        assert_eq!(names("").await, ["admin", "alice", "gone"]);
-        assert_eq!(names("deactivated=true").await, ["gone"]);
-        assert_eq!(names("deactivated=false").await, ["admin", "alice"]);
-        let path = format!("{V1}/threepid/email/users/nobody@example.org");
-        admin.get(&path).await.error(404, "M_NOT_FOUND");
-        server.stop().await;
-    }
-
-    async fn reports_of_users_reach_the_administrators(backend: Backend) {
-        let server = Server::start(backend).await;
-        let (admin, alice) = (register_admin(&server).await, server.register("alice").await);
-        let mallory = server.register("mallory").await;
-        let report = format!("/_matrix/client/v3/users/{}/report", mallory.user_id);
-        alice.post(&report, &json!({ "reason": "rude" })).await.ok();
-        let path = format!("{V1}/user_reports");
-        alice.get(&path).await.error(403, "M_FORBIDDEN");
-        let list = admin.get(&path).await.ok();
-        assert_eq!(list["total"], 1);
-        let first = &list["user_reports"][0];
-        assert_eq!(first["target_user_id"], mallory.user_id);
-        assert_eq!((&first["user_id"], &first["reason"]), (&json!(alice.user_id), &json!("rude")));
-        assert_eq!(admin.get(&format!("{path}?target_user_id=alice")).await.ok()["total"], 0);
-        assert_eq!(admin.get(&format!("{path}?user_id=alice&dir=f")).await.ok()["total"], 1);
-        let one = format!("{path}/{}", first["id"]);
-        assert_eq!(admin.get(&one).await.ok(), *first);
-        admin.delete(&one).await.ok();
-        admin.get(&one).await.error(404, "M_NOT_FOUND");
         server.stop().await;
     }
 }

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use axum::extract::State;
-use ruma::OwnedUserId;
+use quick_cache::sync::Cache;
+use ruma::{OwnedUserId, UserId};
 use serde_json::{Map, Value, json};
 
 use super::{account::read_object, uia::confirm_unless_appservice};
@@ -21,6 +22,34 @@ use crate::{
 /// Signatures of one request.
 const SIGNATURES_MAX: usize = 5_000;
 
+/// Users who may replace their keys without proof, at most; beyond, some lose that.
+const GRANTS_MAX: usize = 1_000;
+
+/// Who may replace their keys without proving who they are, and until when, since an administrator says so.
+/// A restart ends it.
+pub struct CrossSigningGrants(Cache<OwnedUserId, u64>);
+
+impl CrossSigningGrants {
+    pub fn new() -> Self {
+        Self(Cache::new(GRANTS_MAX))
+    }
+
+    /// Allows it until a time, milliseconds since the Unix epoch.
+    pub fn allow(&self, user: &UserId, until_ms: u64) {
+        self.0.insert(user.to_owned(), until_ms);
+    }
+
+    fn is_allowed(&self, user: &UserId, now_ms: u64) -> bool {
+        self.0.get(user).is_some_and(|until_ms| now_ms < until_ms)
+    }
+}
+
+impl Default for CrossSigningGrants {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 /// `POST /keys/device_signing/upload`.
 pub async fn upload_keys(
     State(app): State<AppState>,
@@ -34,7 +63,10 @@ pub async fn upload_keys(
         Err(CrossSigningError::NeedsProof) => {}
         stored => return Ok(stored.map(|()| Json(Empty {}))?),
     }
-    confirm_unless_appservice(&app, &session, "POST /keys/device_signing/upload", &body).await?;
+    if !app.cross_signing_grants.is_allowed(user, app.clock.now_ms()) {
+        let request = "POST /keys/device_signing/upload";
+        confirm_unless_appservice(&app, &session, request, &body).await?;
+    }
     app.encryption.upload_cross_signing_keys(user, upload, true).await?;
     Ok(Json(Empty {}))
 }

@@ -93,6 +93,7 @@ pub async fn log_in(
         device_id: request.device_id,
         display_name: request.initial_device_display_name,
         can_refresh: request.refresh_token,
+        valid_until_ts: None,
     };
     match app.accounts.begin_session(&user_id, device).await {
         Ok(session) => Ok(Json(SessionAnswer::new(session))),

@@ -122,6 +122,7 @@ pub async fn register(
         device_id: request.device_id,
         display_name: request.initial_device_display_name,
         can_refresh: request.refresh_token,
+        valid_until_ts: None,
     };
     let account = NewAccount {
         name: request.username,
@@ -243,6 +244,7 @@ async fn register_for_appservice(
         device_id: request.device_id,
         display_name: request.initial_device_display_name,
         can_refresh: request.refresh_token,
+        valid_until_ts: None,
     };
     let account = NewAccount {
         name: Some(name),

@@ -6,12 +6,15 @@ pub mod history;
 pub mod media;
 pub mod notices;
 pub mod quarantine;
+pub mod rate_limits;
 pub mod redactions;
 pub mod registration_tokens;
 pub mod reports;
 pub mod rooms;
 mod routes;
+pub mod scheduled_tasks;
 pub mod statistics;
+pub mod user_facts;
 pub mod user_reports;
 pub mod users;
 

@@ -8,6 +8,7 @@ use ruma::{OwnedRoomId, OwnedUserId};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::scheduled_tasks::TaskState;
 use crate::{
     http::{
         AppState,
@@ -24,8 +25,8 @@ const REDACTION_ID_LENGTH: usize = 16;
 /// Events of one room when the client does not say.
 const LIMIT_DEFAULT: usize = 1_000;
 
-/// What became of the redactions that were asked for: by their ID, the user and how far it is.
-pub struct UserRedactions(Cache<String, (OwnedUserId, Value)>);
+/// What became of the redactions that were asked for, by their ID.
+pub struct UserRedactions(pub(super) Cache<String, TaskState>);
 
 /// What to take back.
 #[derive(Debug, Default, Deserialize)]
@@ -61,7 +62,8 @@ pub async fn redact(
     };
     let id = app.clock.random_text(REDACTION_ID_LENGTH);
     let begun = json!({ "status": "active", "failed_redactions": {} });
-    app.user_redactions.0.insert(id.clone(), (user.clone(), begun));
+    let begun = TaskState::now(&app.clock, user.as_str(), begun);
+    app.user_redactions.0.insert(id.clone(), begun);
     let (working, answer) = (Arc::clone(&app), json!({ "redact_id": id }));
     app.tasks.spawn(async move {
         let status = match redact_user(&working.rooms, &redaction).await {
@@ -71,7 +73,8 @@ pub async fn redact(
                 json!({ "status": "failed", "failed_redactions": {}, "error": error.to_string() })
             }
         };
-        working.user_redactions.0.insert(id, (user, status));
+        let ended = TaskState::now(&working.clock, user.as_str(), status);
+        working.user_redactions.0.insert(id, ended);
     });
     Ok(Json(answer))
 }
@@ -83,8 +86,8 @@ pub async fn get_status(
     Path(id): Path<String>,
 ) -> MatrixResult<Json<Value>> {
     let found = app.user_redactions.0.get(&id);
-    let (_, status) = found.ok_or_else(|| MatrixError::not_found("No such redaction."))?;
-    Ok(Json(status))
+    let found = found.ok_or_else(|| MatrixError::not_found("No such redaction."))?;
+    Ok(Json(found.status))
 }
 
 impl UserRedactions {
@@ -93,7 +96,10 @@ impl UserRedactions {
     }
 
     fn is_under_way(&self, user: &OwnedUserId) -> bool {
-        self.0.iter().any(|(_, (of, status))| of == *user && status["status"] == "active")
+        let known = self.0.iter().map(|(_, redaction)| redaction);
+        known.into_iter().any(|redaction| {
+            redaction.subject == user.as_str() && redaction.status["status"] == "active"
+        })
     }
 }
 

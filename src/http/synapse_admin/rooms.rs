@@ -8,7 +8,7 @@ use ruma::{RoomId, UserId};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{limit_of, parse_local, pattern_of};
+use super::{limit_of, parse_local, pattern_of, scheduled_tasks::TaskState};
 use crate::{
     http::{
         App, AppState,
@@ -34,8 +34,8 @@ const DELETION_ID_LENGTH: usize = 16;
 /// Events read at once.
 const STEP: usize = 1_000;
 
-/// What became of the deletions that were asked for: by their ID, the room and how far it is.
-pub struct RoomDeletions(Cache<String, (String, Value)>);
+/// What became of the deletions that were asked for, by their ID.
+pub struct RoomDeletions(pub(super) Cache<String, TaskState>);
 
 /// The query of the list.
 #[derive(Debug, Deserialize)]
@@ -218,7 +218,8 @@ pub async fn delete_later(
         "status": "shutting_down",
         "shutdown_room": deleted_json(&DeletedRoom::default()),
     });
-    app.room_deletions.0.insert(id.clone(), (room_id.clone(), begun));
+    let begun = TaskState::now(&app.clock, &room_id, begun);
+    app.room_deletions.0.insert(id.clone(), begun);
     let working = Arc::clone(&app);
     let answer = json!({ "delete_id": id });
     app.tasks.spawn(async move {
@@ -236,7 +237,8 @@ pub async fn delete_later(
                 json!({ "delete_id": id, "status": "failed", "error": error.to_string() })
             }
         };
-        working.room_deletions.0.insert(id, (room_id, status));
+        let ended = TaskState::now(&working.clock, &room_id, status);
+        working.room_deletions.0.insert(id, ended);
     });
     Ok(Json(answer))
 }
@@ -248,8 +250,8 @@ pub async fn get_deletion(
     Path(id): Path<String>,
 ) -> MatrixResult<Json<Value>> {
     let found = app.room_deletions.0.get(&id);
-    let (_, status) = found.ok_or_else(|| MatrixError::not_found("No such deletion."))?;
-    Ok(Json(status))
+    let found = found.ok_or_else(|| MatrixError::not_found("No such deletion."))?;
+    Ok(Json(found.status))
 }
 
 /// `GET /_synapse/admin/v2/rooms/{roomId}/delete_status`.
@@ -259,8 +261,8 @@ pub async fn list_deletions(
     Path(room_id): Path<String>,
 ) -> MatrixResult<Json<Value>> {
     let known = app.room_deletions.0.iter();
-    let of_room = known.filter(|(_, (room, _))| *room == room_id);
-    let results: Vec<Value> = of_room.map(|(_, (_, status))| status).collect();
+    let of_room = known.filter(|(_, deletion)| deletion.subject == room_id);
+    let results: Vec<Value> = of_room.map(|(_, deletion)| deletion.status).collect();
     match results.is_empty() {
         true => Err(MatrixError::not_found("No deletion of this room is known.")),
         false => Ok(Json(json!({ "results": results }))),

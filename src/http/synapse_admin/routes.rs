@@ -3,8 +3,9 @@
 use axum::routing::{delete, get, post, put};
 
 use super::{
-    destinations, history, media, notices, quarantine, redactions, registration_tokens, reports,
-    rooms, statistics, user_reports, users,
+    destinations, history, media, notices, quarantine, rate_limits, redactions,
+    registration_tokens, reports, rooms, scheduled_tasks, statistics, user_facts, user_reports,
+    users,
 };
 use crate::http::{client::admin, routes::Routes};
 
@@ -49,6 +50,8 @@ fn add_others(routes: Routes) -> Routes {
         // synapse_admin/reports.rs
         .plain(&v1("/event_reports"), get(reports::list))
         .plain(&v1("/event_reports/{report}"), get(reports::get).delete(reports::delete))
+        // synapse_admin/scheduled_tasks.rs
+        .plain(&v1("/scheduled_tasks"), get(scheduled_tasks::list))
         // synapse_admin/statistics.rs
         .plain(&v1("/statistics/users/media"), get(statistics::list_users_media))
         .plain(&v1("/statistics/database/rooms"), get(statistics::list_database_rooms))
@@ -102,11 +105,30 @@ fn add_rooms(routes: Routes) -> Routes {
 }
 
 fn add_users(routes: Routes) -> Routes {
+    let limit = get(rate_limits::get).post(rate_limits::set).delete(rate_limits::remove);
+    let of_user = |path: &str| v1(&format!("/users/{{user_id}}{path}"));
     routes
+        // synapse_admin/rate_limits.rs
+        .plain(&of_user("/override_ratelimit"), limit)
+        // synapse_admin/user_facts.rs
+        .plain(&v1("/threepid/{medium}/users/{address}"), get(user_facts::find_by_third_party_id))
+        .plain(
+            &v1("/auth_providers/{provider}/users/{external_id}"),
+            get(user_facts::find_by_auth_provider),
+        )
+        .plain(&of_user("/cumulative_joined_room_count"), get(user_facts::count_joined_rooms))
+        .plain(&of_user("/sent_invite_count"), get(user_facts::count_sent_invites))
+        .plain(
+            &of_user("/_allow_cross_signing_replacement_without_uia"),
+            post(user_facts::allow_new_cross_signing),
+        )
+        .plain(
+            &v1("/experimental_features/{user_id}"),
+            get(user_facts::list_features).put(user_facts::set_features),
+        )
         // synapse_admin/users.rs
         .plain(&v2("/users"), get(users::list))
         .plain("/_synapse/admin/v3/users", get(users::list_v3))
-        .plain(&v1("/threepid/{medium}/users/{address}"), get(users::find_by_third_party_id))
         .plain(&v2("/users/{user_id}"), get(users::get).put(users::put))
         .plain(&v2("/users/{user_id}/devices"), get(users::list_devices))
         .plain(&v2("/users/{user_id}/devices/{device}"), delete(users::delete_device))

@@ -81,6 +81,12 @@ pub struct DevicesBody {
     devices: Vec<String>,
 }
 
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct LogInBody {
+    valid_until_ms: Option<u64>,
+}
+
 #[derive(Debug, Deserialize)]
 pub struct NameQuery {
     username: String,
@@ -105,17 +111,6 @@ pub async fn list_v3(
 ) -> MatrixResult<Json<Value>> {
     let deactivated = query.deactivated;
     list_accounts(&app, query, deactivated).await
-}
-
-/// `GET /_synapse/admin/v1/threepid/{medium}/users/{address}`.
-pub async fn find_by_third_party_id(
-    State(app): State<AppState>,
-    _: AdminSession,
-    Path((medium, address)): Path<(String, String)>,
-) -> MatrixResult<Json<Value>> {
-    let found = app.accounts.find_third_party_id(&medium, &address).await?;
-    let found = found.ok_or_else(|| MatrixError::not_found("User not found."))?;
-    Ok(Json(json!({ "user_id": found.user_id })))
 }
 
 async fn list_accounts(
@@ -373,11 +368,12 @@ pub async fn delete_devices(
 }
 
 /// `POST /_synapse/admin/v1/users/{userId}/login`: a session of somebody else, who sees it among their
-/// devices.
+/// devices. It ends when it was asked to.
 pub async fn log_in_as(
     State(app): State<AppState>,
     session: AdminSession,
     Path(user_id): Path<String>,
+    OptionalJsonBody(body): OptionalJsonBody<LogInBody>,
 ) -> MatrixResult<Json<Value>> {
     let account = load_account(&app, &user_id).await?;
     if account.user_id == session.user_id {
@@ -385,6 +381,7 @@ pub async fn log_in_as(
     }
     let device = DeviceRequest {
         display_name: Some("Administrator".to_owned()),
+        valid_until_ts: body.valid_until_ms,
         ..DeviceRequest::default()
     };
     tracing::warn!(user.id = %account.user_id, admin.id = %session.user_id, "an administrator logs in");
