@@ -237,3 +237,15 @@ fn note_membership(
         memberships.insert(event.nid, membership_number(membership));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn states_are_fetched_whole_when_much_of_them_is_unknown() {
+        let (single, whole) = ([(20, 20), (21, 300), (500, 100_000)], [(21, 200), (501, 100_000)]);
+        assert!(single.iter().all(|(unknown, total)| !is_fetched_whole(*unknown, *total)));
+        assert!(whole.iter().all(|(unknown, total)| is_fetched_whole(*unknown, *total)));
+    }
+}

@@ -3,13 +3,14 @@
 
 use super::{Database, Param, StorageError, UserNid};
 
-/// Selects users by a membership `m` of theirs, for a viewer whose number is `$1`.
+/// Selects users by a membership `m` of theirs, for a viewer whose number is `$1` and who shares no room with
+/// oneself.
 macro_rules! select_visible {
     ($before:literal, $after:literal) => {
         concat!(
             $before,
             "m.membership = 1
-             AND (m.room_nid IN (SELECT room_nid FROM memberships
+             AND (m.user_nid <> $1 AND m.room_nid IN (SELECT room_nid FROM memberships
                      WHERE user_nid = $1 AND membership = 1)
                  OR m.room_nid IN (SELECT room_nid FROM room_summaries
                      WHERE join_rule = 'public' OR world_readable = 1))",

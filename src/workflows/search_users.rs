@@ -1,6 +1,6 @@
 //! The user directory (Client-Server API, "User Directory"): users whom somebody may know of, because they
-//! share a room or are in a room that everybody can enter or read; of other servers as well, by what their
-//! memberships here say. Other servers are not asked.
+//! share a room or are in a room that everybody can enter or read, whoever searches included; of other servers
+//! as well, by what their memberships here say. Other servers are not asked.
 
 use std::{collections::BTreeMap, sync::Arc};
 

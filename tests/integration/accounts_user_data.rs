@@ -395,8 +395,10 @@ both_databases! {
             assert!(!found, "{term}: {answer:?}");
         }
         assert_eq!(search(&carol, "bob").await, none);
+        assert_eq!(search(&alice, "alice").await, none);
         alice.post(create, &json!({ "preset": "public_chat" })).await.ok();
         assert_eq!(search(&carol, "alice").await, [&*alice.user_id]);
+        assert_eq!(search(&alice, "alice").await, [&*alice.user_id], "who is in a public room");
         alice.post("/_matrix/client/v3/user_directory/search", &json!({})).await.error(400, "M_BAD_JSON");
     }
 }
