@@ -108,6 +108,19 @@ impl DeviceLists {
         tx.after_publish(move |_| waking.wake(&user, &audience));
     }
 
+    /// Notes in a transaction that a user's list changed, and has everybody told.
+    pub async fn change_in(
+        &self,
+        tx: &mut WriteTransaction<'_>,
+        user: &UserId,
+        audience: Audience,
+    ) -> Result<(), StorageError> {
+        let position = tx.next_position();
+        device_lists::note_list_change(tx, user.as_str(), position).await?;
+        self.announce_in(tx, user, position, audience);
+        Ok(())
+    }
+
     /// Has everybody told of a change that the transaction notes at `position`.
     pub fn announce_in(
         &self,

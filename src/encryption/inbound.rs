@@ -21,7 +21,7 @@ use crate::{
     protocol::membership::Membership,
     rooms::Room,
     storage::{
-        self, StorageError, WriteTransaction, cross_signing, device_lists,
+        self, StorageError, WriteTransaction, cross_signing,
         remote_devices::{self, RemoteList},
         to_device,
     },
@@ -103,9 +103,7 @@ impl Encryption {
                     if applied == Applied::Known {
                         return Ok(false);
                     }
-                    let position = tx.next_position();
-                    device_lists::note_list_change(tx, user.as_str(), position).await?;
-                    encryption.0.lists.announce_in(tx, &user, position, audience);
+                    encryption.0.lists.change_in(tx, &user, audience).await?;
                     Ok(applied == Applied::Stale)
                 })
             })
@@ -149,10 +147,7 @@ impl Encryption {
                     if !is_news {
                         return Ok(());
                     }
-                    let position = tx.next_position();
-                    device_lists::note_list_change(tx, user.as_str(), position).await?;
-                    encryption.0.lists.announce_in(tx, user, position, audience);
-                    Ok(())
+                    encryption.0.lists.change_in(tx, user, audience).await
                 })
             })
             .await;
@@ -168,28 +163,26 @@ impl Encryption {
     ) -> Result<(), StorageError> {
         let range = (since, self.0.rooms.writer().position());
         let (users, _) = self.list_changed_users(range, TOLD_AGAIN_MAX).await?;
+        let mut found = Vec::new();
         for user in users.into_iter().filter(|user| !self.is_local(user)) {
-            if self.0.rooms.membership_of(room, &user).await? != Membership::Join {
-                continue;
+            if self.0.rooms.membership_of(room, &user).await? == Membership::Join {
+                let audience = self.0.lists.audience(&user).await?;
+                found.push((user, audience));
             }
-            let audience = self.0.lists.audience(&user).await?;
-            let encryption = self.clone();
-            let told: Result<(), StorageError> = self
-                .0
-                .rooms
-                .writer()
-                .transact(move |tx| {
-                    Box::pin(async move {
-                        let position = tx.next_position();
-                        device_lists::note_list_change(tx, user.as_str(), position).await?;
-                        encryption.0.lists.announce_in(tx, &user, position, audience);
-                        Ok(())
-                    })
-                })
-                .await;
-            told?;
         }
-        Ok(())
+        if found.is_empty() {
+            return Ok(());
+        }
+        let encryption = self.clone();
+        let tell = self.0.rooms.writer().transact(move |tx| {
+            Box::pin(async move {
+                for (user, audience) in found {
+                    encryption.0.lists.change_in(tx, &user, audience).await?;
+                }
+                Ok(())
+            })
+        });
+        tell.await
     }
 
     /// Whether a user elsewhere is in a room here, as far as that is known: where members are missing,

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     accounts::login::is_device_id,
     storage::{
-        StorageError, device_lists,
+        StorageError,
         remote_devices::{self, RemoteDevice, RemoteList},
     },
 };
@@ -250,9 +250,7 @@ impl Encryption {
                 save_cross_signing_keys(tx, &user, keys).await?;
                 if told > 0 {
                     // Somebody here may have seen the list before its gap.
-                    let position = tx.next_position();
-                    device_lists::note_list_change(tx, user.as_str(), position).await?;
-                    encryption.0.lists.announce_in(tx, &user, position, audience);
+                    encryption.0.lists.change_in(tx, &user, audience).await?;
                 }
                 Ok(())
             })

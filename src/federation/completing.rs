@@ -148,8 +148,8 @@ impl Federation {
             let before = self.rooms().servers_in_room(room).await?;
             match self.rooms().complete(&server, room).await {
                 Ok(true) => {
-                    self.tell_devices_late(room, &partial, &before).await?;
                     let since = self.rooms().find_entry_position(room, &partial).await?;
+                    self.tell_devices_late(room, since, &before).await?;
                     self.0.encryption.tell_changes_again(room, since).await?;
                     let (room_id, state) = (&room.room_id, room.head().state.len());
                     tracing::info!(room.id = %room_id, server.name = %server, state, "a room is whole");
@@ -170,10 +170,9 @@ impl Federation {
     async fn tell_devices_late(
         &self,
         room: &Arc<Room>,
-        partial: &PartialState,
+        since: i64,
         before: &[OwnedServerName],
     ) -> Result<(), StorageError> {
-        let since = self.rooms().find_entry_position(room, partial).await?;
         let mut late: BTreeSet<OwnedServerName> =
             self.rooms().list_departed_servers(room, since).await?;
         late.extend(self.rooms().servers_in_room(room).await?.iter().cloned());
