@@ -8,7 +8,7 @@ use ruma::{OwnedServerName, ServerName};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::limit_of;
+use super::{limit_of, page_json, place_text};
 use crate::{
     http::{
         App, AppState,
@@ -64,12 +64,7 @@ pub async fn list(
     let (total, limit) = (all.len(), limit_of(query.limit));
     let page = all.iter().skip(query.from).take(limit);
     let listed: Vec<Value> = page.map(|(name, timing)| timing.to_json(name)).collect();
-    let next = query.from + listed.len();
-    let mut answer = json!({ "destinations": listed, "total": total });
-    if next < total {
-        answer["next_token"] = next.to_string().into();
-    }
-    Ok(Json(answer))
+    Ok(Json(page_json("destinations", listed, (query.from, total), place_text)))
 }
 
 /// `GET /_synapse/admin/v1/federation/destinations/{destination}`.
@@ -99,12 +94,7 @@ pub async fn list_rooms(
     let (total, limit) = (rooms.len(), limit_of(query.limit));
     let page = rooms.iter().skip(query.from).take(limit);
     let listed: Vec<Value> = page.map(|room| room_json(room)).collect();
-    let next = query.from + listed.len();
-    let mut answer = json!({ "rooms": listed, "total": total });
-    if next < total {
-        answer["next_token"] = next.to_string().into();
-    }
-    Ok(Json(answer))
+    Ok(Json(page_json("rooms", listed, (query.from, total), place_text)))
 }
 
 /// `POST /_synapse/admin/v1/federation/destinations/{destination}/reset_connection`: tries a server that

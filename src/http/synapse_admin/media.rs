@@ -6,7 +6,7 @@ use axum::extract::State;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{limit_of, load_account};
+use super::{limit_of, load_account, page_json};
 use crate::{
     http::{
         App, AppState,
@@ -43,14 +43,9 @@ pub async fn list_of_user(
     Query(query): Query<ListQuery>,
 ) -> MatrixResult<Json<Value>> {
     let (uploads, total) = load_page(&app, &user_id, &query).await?;
-    let next = query.from + uploads.len();
     let judged = app.media.judge(uploads).await?;
     let media: Vec<_> = judged.iter().map(describe).collect();
-    let mut answer = json!({ "media": media, "total": total });
-    if (next as u64) < total && !media.is_empty() {
-        answer["next_token"] = next.into();
-    }
-    Ok(Json(answer))
+    Ok(Json(page_json("media", media, (query.from, total as usize), Value::from)))
 }
 
 /// `DELETE /_synapse/admin/v1/users/{userId}/media`: what the list would show.

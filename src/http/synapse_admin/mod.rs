@@ -44,6 +44,27 @@ fn limit_of(limit: Option<usize>) -> usize {
     limit.unwrap_or(PAGE_DEFAULT).clamp(1, PAGE_MAX)
 }
 
+/// A page of a list by its name, with the place of the next one as far as there is one: a number or a text, as
+/// `write_place` says.
+fn page_json(
+    name: &str,
+    listed: Vec<Value>,
+    (from, total): (usize, usize),
+    write_place: fn(usize) -> Value,
+) -> Value {
+    let (next, has_next) = (from + listed.len(), !listed.is_empty());
+    let mut page = json!({ name: listed, "total": total });
+    if has_next && next < total {
+        page["next_token"] = write_place(next);
+    }
+    page
+}
+
+/// The place of a page as a text, where Synapse has it so.
+fn place_text(place: usize) -> Value {
+    place.to_string().into()
+}
+
 /// A pattern for LIKE that finds the text anywhere.
 fn pattern_of(text: Option<&str>) -> String {
     let text = text.unwrap_or_default().to_lowercase();

@@ -4,7 +4,7 @@ use axum::extract::State;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::limit_of;
+use super::{limit_of, page_json};
 use crate::{
     http::{
         App, AppState,
@@ -40,11 +40,7 @@ pub async fn list(
     for report in &reports {
         listed.push(report_json(&app, report).await?);
     }
-    let mut answer = json!({ "event_reports": listed, "total": total });
-    if (query.from + reports.len()) < total as usize {
-        answer["next_token"] = (query.from + reports.len()).into();
-    }
-    Ok(Json(answer))
+    Ok(Json(page_json("event_reports", listed, (query.from, total as usize), Value::from)))
 }
 
 /// `GET /_synapse/admin/v1/event_reports/{reportId}`, with the event.

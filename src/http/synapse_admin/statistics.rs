@@ -5,7 +5,7 @@ use ruma::UserId;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{limit_of, pattern_of};
+use super::{limit_of, page_json, pattern_of};
 use crate::{
     http::{
         AppState,
@@ -68,11 +68,7 @@ pub async fn list_users_media(
             "media_length": row.bytes,
         }));
     }
-    let mut answer = json!({ "users": users, "total": total });
-    if query.from + rows.len() < total {
-        answer["next_token"] = (query.from + rows.len()).into();
-    }
-    Ok(Json(answer))
+    Ok(Json(page_json("users", users, (query.from, total), Value::from)))
 }
 
 /// `GET /_synapse/admin/v1/statistics/database/rooms`: the ten largest, on both databases.
@@ -83,12 +79,9 @@ pub async fn list_database_rooms(
     let largest = list_largest_rooms(&app.database, ROOMS).await?;
     let nids: Vec<_> = largest.iter().map(|(nid, _)| *nid).collect();
     let rooms = app.rooms.load_all(&nids).await?;
-    let size_of = |room: &crate::rooms::Room| {
-        largest.iter().find(|(nid, _)| *nid == room.nid).map_or(0, |(_, bytes)| *bytes)
-    };
-    let mut listed: Vec<_> = rooms.iter().map(|room| (size_of(room), &room.room_id)).collect();
-    listed.sort_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
-    let room = |(bytes, room_id)| json!({ "room_id": room_id, "estimated_size": bytes });
-    let listed: Vec<Value> = listed.into_iter().map(room).collect();
+    let sized = rooms.iter().zip(&largest);
+    let listed: Vec<Value> = sized
+        .map(|(room, (_, bytes))| json!({ "room_id": room.room_id, "estimated_size": bytes }))
+        .collect();
     Ok(Json(json!({ "rooms": listed })))
 }

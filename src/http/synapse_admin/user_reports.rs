@@ -4,7 +4,7 @@ use axum::extract::State;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{limit_of, reports};
+use super::{limit_of, page_json, reports};
 use crate::{
     http::{
         AppState,
@@ -43,12 +43,7 @@ pub async fn list(
     let found = administration::list_user_reports(&app.database, &filter).await?;
     let total = found.first().map_or(0, |report| report.total) as usize;
     let listed: Vec<Value> = found.iter().map(report_json).collect();
-    let next = query.from + listed.len();
-    let mut answer = json!({ "user_reports": listed, "total": total });
-    if next < total {
-        answer["next_token"] = next.into();
-    }
-    Ok(Json(answer))
+    Ok(Json(page_json("user_reports", listed, (query.from, total), Value::from)))
 }
 
 /// `GET /_synapse/admin/v1/user_reports/{reportId}`.

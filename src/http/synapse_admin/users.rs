@@ -9,7 +9,7 @@ use ruma::UserId;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{limit_of, load_account, parse_local, pattern_of};
+use super::{limit_of, load_account, page_json, parse_local, pattern_of, place_text};
 use crate::{
     accounts::{flags::AccountFlags, login::DeviceRequest, manage::Account, register::NewAccount},
     http::{
@@ -137,11 +137,7 @@ async fn list_accounts(
     for (user_id, _) in &rows {
         users.push(user_json(app, &load_account(app, user_id).await?).await?);
     }
-    let mut answer = json!({ "users": users, "total": total });
-    if query.from + rows.len() < total as usize {
-        answer["next_token"] = (query.from + rows.len()).to_string().into();
-    }
-    Ok(Json(answer))
+    Ok(Json(page_json("users", users, (query.from, total as usize), place_text)))
 }
 
 /// `GET /_synapse/admin/v2/users/{userId}`.
