@@ -173,6 +173,9 @@ impl Engine {
         nid: StateNid,
         keys: &[StateKeyNid],
     ) -> Result<Vec<Option<EventNid>>, StorageError> {
+        if keys.is_empty() {
+            return Ok(Vec::new());
+        }
         if let Some(state) = self.states.get(&nid) {
             return Ok(keys.iter().map(|key| state.get(*key)).collect());
         }
