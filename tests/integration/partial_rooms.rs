@@ -82,6 +82,24 @@ async fn enter(server_: &Server, alice: &Client, shape: impl FnOnce(&mut Branch)
     Entered { room, line, join, before, network }
 }
 
+/// Enters a room in which users have these powers and which Dave has left; with his join, which others tell.
+async fn enter_without_dave(
+    server_: &Server,
+    alice: &Client,
+    powers: Value,
+) -> (Entered, Arc<Event>) {
+    let mut daves_join = None;
+    let entered = enter(server_, alice, |line| {
+        line.state(BOB, "m.room.power_levels", "", json!({ "users": powers }));
+        daves_join = line.state.values().find(|e| e.state_key() == Some(DAVE)).cloned();
+        line.member(DAVE, DAVE, "leave");
+    })
+    .await;
+    let daves_join = daves_join.unwrap();
+    entered.network.knows([&daves_join]);
+    (entered, daves_join)
+}
+
 impl Entered {
     /// Has the other servers tell the state before the join.
     fn tell_state(&self) {
@@ -236,18 +254,10 @@ both_databases! {
     async fn what_was_wrongly_rejected_counts_in_the_end(backend: Backend) {
         let server_ = Server::start(backend).await;
         let alice = server_.register("alice").await;
-        let mut daves_join = None;
-        let mut entered = enter(&server_, &alice, |line| {
-            let levels = json!({ "users": { BOB: 100, DAVE: 100, CAROL: 50 } });
-            line.state(BOB, "m.room.power_levels", "", levels);
-            daves_join = line.state.values().find(|e| e.state_key() == Some(DAVE)).cloned();
-            line.member(DAVE, DAVE, "leave");
-        })
-        .await;
+        let powers = json!({ BOB: 100, DAVE: 100, CAROL: 50 });
+        let (mut entered, daves_join) = enter_without_dave(&server_, &alice, powers).await;
         let rooms = &server_.app.rooms;
         // Dave has left, and kicks Carol all the same. Then she does something.
-        let daves_join = daves_join.unwrap();
-        entered.network.knows([&daves_join]);
         let mut honest = entered.line.clone();
         let content = json!({ "membership": "leave" });
         let mut draft = entered.line.draft(DAVE, "m.room.member", Some(CAROL), content);
@@ -393,17 +403,10 @@ both_databases! {
     async fn what_an_event_names_counts_beside_the_part_that_is_known(backend: Backend) {
         let server_ = Server::start(backend).await;
         let alice = server_.register("alice").await;
-        let mut daves_join = None;
-        let mut entered = enter(&server_, &alice, |line| {
-            line.state(BOB, "m.room.power_levels", "", json!({ "users": { BOB: 100, DAVE: 100 } }));
-            daves_join = line.state.values().find(|e| e.state_key() == Some(DAVE)).cloned();
-            line.member(DAVE, DAVE, "leave");
-        })
-        .await;
+        let powers = json!({ BOB: 100, DAVE: 100 });
+        let (mut entered, daves_join) = enter_without_dave(&server_, &alice, powers).await;
         let rooms = &server_.app.rooms;
         // Dave has left, and removes Carol all the same, of whom he names nothing. She leaves herself.
-        let daves_join = daves_join.unwrap();
-        entered.network.knows([&daves_join]);
         let mut honest = entered.line.clone();
         let content = json!({ "membership": "leave" });
         let mut draft = entered.line.draft(DAVE, "m.room.member", Some(CAROL), content);
