@@ -170,7 +170,7 @@ impl App {
             tracing::warn!(%error, "the state of notifications was not saved");
         }
         self.federation.stop().await;
-        if let Err(error) = self.database.checkpoint(true).await {
+        if let Err(error) = self.database.truncate_log().await {
             tracing::warn!(%error, "the write-ahead log was not emptied");
         }
     }
@@ -241,7 +241,7 @@ impl StoppedServer {
 
     /// Leaves an empty write-ahead log.
     pub async fn close(self) {
-        if let Err(error) = self.database.checkpoint(true).await {
+        if let Err(error) = self.database.truncate_log().await {
             tracing::warn!(%error, "the write-ahead log was not emptied");
         }
     }

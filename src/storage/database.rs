@@ -8,21 +8,24 @@ use sqlx::{
     pool::PoolConnection,
     postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions, PgRow},
     sqlite::{
-        SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow,
-        SqliteSynchronous,
+        SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
+        SqliteRow, SqliteSynchronous,
     },
 };
 
-use super::{Dialect, Param, StorageError};
+use super::{Dialect, Param, StorageError, readers::Readers};
 
 /// How long a connection waits for SQLite's write lock, and for a free connection of the pool.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a checkpoint may keep writers waiting to empty the write-ahead log.
 const CHECKPOINT_PATIENCE: Duration = Duration::from_millis(10);
-/// Pages in the write-ahead log from which on it is emptied.
-const LOG_PAGES_MAX: i64 = 256;
+/// The write-ahead log is cut to this length when it is begun anew after a time of many writes.
+const LOG_BYTES_MAX: u32 = 32 * 1024 * 1024;
 /// How long PostgreSQL may take to let the first connection in.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Of PostgreSQL's connections these write: the writer's, and one that begins while that one is lost.
+const POSTGRES_WRITERS_MAX: u32 = 2;
+const POSTGRES_CONNECTIONS_MIN: u32 = 4;
 /// SQLite's page cache of the writing connection and of each reading one, in KiB.
 const WRITER_CACHE_KIB: u32 = 8192;
 const READER_CACHE_KIB: u32 = 2048;
@@ -51,12 +54,15 @@ pub struct Database(Pools);
 #[derive(Clone, Debug)]
 enum Pools {
     Sqlite {
-        readers: SqlitePool,
+        readers: Readers<SqliteConnection>,
         writer: SqlitePool,
         /// For checkpoints, which give up at once where they would keep others waiting.
         checkpoints: SqlitePool,
     },
-    Postgres(PgPool),
+    Postgres {
+        readers: Readers<PgConnection>,
+        writer: PgPool,
+    },
 }
 
 /// A transaction of several statements, rolled back when dropped. Whole-batch writes are
@@ -97,6 +103,17 @@ macro_rules! bound {
     }};
 }
 
+/// Asks one connection.
+macro_rules! read {
+    ($database:ty, $row:ty, $readers:expr, ($sql:expr, $params:expr), $fetch:ident) => {{
+        let mut reader = $readers.borrow().await?;
+        let query = bound!(sqlx::query_as::<$database, $row>($sql), $params);
+        let found = query.$fetch(reader.connection()).await?;
+        reader.give_back();
+        found
+    }};
+}
+
 /// Neither database takes U+0000 in text, so a query with it is refused, the same on both.
 fn check_params(params: &[Param]) -> Result<(), StorageError> {
     let has_nul = |param: &Param| matches!(param, Param::Text(text) if text.contains('\0'));
@@ -120,6 +137,7 @@ impl Database {
             .clone()
             // Checkpoints belong off the writer's path; see `checkpoint`.
             .pragma("wal_autocheckpoint", "0")
+            .pragma("journal_size_limit", LOG_BYTES_MAX.to_string())
             .pragma("cache_size", format!("-{WRITER_CACHE_KIB}"));
         let writer = SqlitePoolOptions::new()
             .max_connections(1)
@@ -134,11 +152,7 @@ impl Database {
             .connect_lazy_with(options.clone().busy_timeout(CHECKPOINT_PATIENCE));
         let read_options =
             options.pragma("query_only", "1").pragma("cache_size", format!("-{READER_CACHE_KIB}"));
-        let readers = SqlitePoolOptions::new()
-            .max_connections(readers_max.max(1))
-            .acquire_timeout(BUSY_TIMEOUT)
-            .test_before_acquire(false)
-            .connect_lazy_with(read_options);
+        let readers = Readers::new(read_options, readers_max.max(1), BUSY_TIMEOUT);
         Ok(Self(Pools::Sqlite { readers, writer, checkpoints }))
     }
 
@@ -151,18 +165,21 @@ impl Database {
         let first = first.await.map_err(too_late).and_then(|connected| connected);
         let first = first.map_err(|source| unreachable_at(&options, source))?;
         first.close().await?;
-        let pool = PgPoolOptions::new()
-            .max_connections(connections_max.max(3))
+        let connections_max = connections_max.max(POSTGRES_CONNECTIONS_MIN);
+        let readers =
+            Readers::new(options.clone(), connections_max - POSTGRES_WRITERS_MAX, BUSY_TIMEOUT);
+        let writer = PgPoolOptions::new()
+            .max_connections(POSTGRES_WRITERS_MAX)
             .acquire_timeout(BUSY_TIMEOUT)
             .test_before_acquire(false)
             .connect_lazy_with(options);
-        Ok(Self(Pools::Postgres(pool)))
+        Ok(Self(Pools::Postgres { readers, writer }))
     }
 
     pub fn dialect(&self) -> Dialect {
         match self.0 {
             Pools::Sqlite { .. } => Dialect::Sqlite,
-            Pools::Postgres(_) => Dialect::Postgres,
+            Pools::Postgres { .. } => Dialect::Postgres,
         }
     }
 
@@ -174,11 +191,9 @@ impl Database {
     ) -> Result<Vec<T>, StorageError> {
         check_params(params)?;
         Ok(match &self.0 {
-            Pools::Sqlite { readers, .. } => {
-                bound!(sqlx::query_as::<Sqlite, T>(sql), params).fetch_all(readers).await?
-            }
-            Pools::Postgres(pool) => {
-                bound!(sqlx::query_as::<Postgres, T>(sql), params).fetch_all(pool).await?
+            Pools::Sqlite { readers, .. } => read!(Sqlite, T, readers, (sql, params), fetch_all),
+            Pools::Postgres { readers, .. } => {
+                read!(Postgres, T, readers, (sql, params), fetch_all)
             }
         })
     }
@@ -192,10 +207,10 @@ impl Database {
         check_params(params)?;
         Ok(match &self.0 {
             Pools::Sqlite { readers, .. } => {
-                bound!(sqlx::query_as::<Sqlite, T>(sql), params).fetch_optional(readers).await?
+                read!(Sqlite, T, readers, (sql, params), fetch_optional)
             }
-            Pools::Postgres(pool) => {
-                bound!(sqlx::query_as::<Postgres, T>(sql), params).fetch_optional(pool).await?
+            Pools::Postgres { readers, .. } => {
+                read!(Postgres, T, readers, (sql, params), fetch_optional)
             }
         })
     }
@@ -228,22 +243,31 @@ impl Database {
         })
     }
 
-    /// Moves what SQLite's write-ahead log holds into the database file, and empties a log that
-    /// has become long or if `truncate` is set, unless somebody is using it. PostgreSQL does all
-    /// of this by itself.
-    pub async fn checkpoint(&self, truncate: bool) -> Result<(), StorageError> {
+    /// Moves what SQLite's write-ahead log holds into the database file, without keeping anybody waiting;
+    /// returns how many pages the log holds. PostgreSQL does all of this by itself.
+    pub async fn checkpoint(&self) -> Result<i64, StorageError> {
+        self.run_checkpoint("PRAGMA wal_checkpoint(PASSIVE)").await
+    }
+
+    /// Moves the rest too, and has the next write begin the log anew, unless somebody is using it; then one of
+    /// the next calls succeeds. A log that keeps its length is flushed in half the time, since nothing has to be
+    /// allocated for what is written over older pages.
+    pub async fn restart_log(&self) -> Result<(), StorageError> {
+        self.run_checkpoint("PRAGMA wal_checkpoint(RESTART)").await.map(drop)
+    }
+
+    /// The same, and gives the disk back what the log took of it.
+    pub async fn truncate_log(&self) -> Result<(), StorageError> {
+        self.run_checkpoint("PRAGMA wal_checkpoint(TRUNCATE)").await.map(drop)
+    }
+
+    async fn run_checkpoint(&self, sql: &'static str) -> Result<i64, StorageError> {
         let Pools::Sqlite { checkpoints, .. } = &self.0 else {
-            return Ok(());
+            return Ok(0);
         };
-        let (_, logged, _): (i64, i64, i64) =
-            sqlx::query_as("PRAGMA wal_checkpoint(PASSIVE)").fetch_one(checkpoints).await?;
-        if truncate || logged > LOG_PAGES_MAX {
-            // Most has been moved without keeping anybody waiting; this moves the rest. Its first
-            // column says whether somebody was in the way; then one of the next ones succeeds.
-            let sql = "PRAGMA wal_checkpoint(TRUNCATE)";
-            let _: (i64, i64, i64) = sqlx::query_as(sql).fetch_one(checkpoints).await?;
-        }
-        Ok(())
+        // The first column says whether somebody was in the way.
+        let (_, logged, _): (i64, i64, i64) = sqlx::query_as(sql).fetch_one(checkpoints).await?;
+        Ok(logged)
     }
 
     pub async fn close(&self) {
@@ -253,15 +277,18 @@ impl Database {
                 readers.close().await;
                 writer.close().await;
             }
-            Pools::Postgres(pool) => pool.close().await,
+            Pools::Postgres { readers, writer } => {
+                readers.close().await;
+                writer.close().await;
+            }
         }
     }
 
     pub(super) async fn acquire_writer(&self) -> Result<WriterConnection, StorageError> {
         Ok(match &self.0 {
             Pools::Sqlite { writer, .. } => WriterConnection::Sqlite(writer.acquire().await?),
-            Pools::Postgres(pool) => {
-                let mut connection = pool.acquire().await?;
+            Pools::Postgres { writer, .. } => {
+                let mut connection = writer.acquire().await?;
                 sqlx::query::<Postgres>(COMPRESS_QUICKLY).execute(&mut *connection).await?;
                 WriterConnection::Postgres(connection)
             }

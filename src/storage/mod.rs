@@ -7,6 +7,7 @@ pub mod administration;
 pub mod appservices;
 mod batch;
 pub mod care;
+mod checkpoints;
 pub mod counts;
 pub mod cross_signing;
 mod database;
@@ -27,6 +28,7 @@ pub mod profiles;
 pub mod purge;
 pub mod pushers;
 pub mod quarantine;
+mod readers;
 pub mod remote_devices;
 pub mod third_party_ids;
 pub mod thread_subscriptions;
@@ -60,12 +62,13 @@ pub mod status_messages;
 pub mod sticky_events;
 
 pub use batch::{Committed, Statement, WriteTx};
+pub use checkpoints::run_checkpoints;
 pub use database::{Database, StoredRow, WriteTransaction};
 pub use dialect::Dialect;
 pub use migrate::{MigrateError, migrate};
 pub use nid::{EventNid, RoomNid, StateKeyNid, StateNid, UserNid};
 pub use value::{Cell, ORDERING_STEP, Param};
-pub use writer::{CommitTicket, WritePermit, Writer, run_checkpoints};
+pub use writer::{CommitTicket, WritePermit, Writer};
 
 /// Why the store could not do what was asked.
 #[derive(Debug, thiserror::Error)]

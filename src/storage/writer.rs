@@ -5,7 +5,6 @@
 use std::{
     collections::HashMap,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
     time::Duration,
 };
 
@@ -477,18 +476,4 @@ fn rows_json(rows: &[PlacedRow<'_>]) -> String {
     }
     json.push(']');
     json
-}
-
-/// Keeps the write-ahead log of SQLite short, off the writer's path, until the database closes.
-pub async fn run_checkpoints(database: Arc<Database>, pause: Duration) {
-    let mut interval = tokio::time::interval(pause);
-    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        interval.tick().await;
-        match database.checkpoint(false).await {
-            Ok(()) => {}
-            Err(StorageError::Database(sqlx::Error::PoolClosed)) => return,
-            Err(error) => tracing::warn!(%error, "the write-ahead log was not checkpointed"),
-        }
-    }
 }

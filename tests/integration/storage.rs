@@ -1,8 +1,11 @@
 //! The store itself on both databases: group commit, isolation of bad jobs, positions, migrations.
 
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use hearth::{
@@ -20,6 +23,12 @@ static INSERT: Statement = Statement {
         "INSERT INTO notes (id, text, position)
           SELECT CAST(value->>0 AS BIGINT), value->>1, CAST(value->>2 AS BIGINT) FROM json_each($1)",
 };
+
+/// What takes a database some ten milliseconds.
+const LONG: i64 = 100_000;
+const COUNT_LONG: &str = "WITH RECURSIVE counter (n) AS
+    (SELECT CAST(1 AS BIGINT) UNION ALL SELECT n + 1 FROM counter WHERE n < 100000)
+    SELECT count(*) FROM counter";
 
 static SAVE: Statement = Statement {
     table: "notes",
@@ -198,6 +207,55 @@ both_databases! {
             .await;
         failed.unwrap_err();
         assert_eq!(list(&database).await.len(), 1);
+    }
+
+    async fn reads_that_are_given_up_take_no_connection_along(backend: Backend) {
+        let (database, _writer) = open(backend).await;
+        // More than there are connections.
+        for _ in 0..40 {
+            let read = database.fetch_one::<(i64,)>(COUNT_LONG, &[]);
+            let given_up = tokio::time::timeout(Duration::from_millis(1), read).await;
+            assert!(given_up.is_err(), "the query is too short to be given up");
+        }
+        let found: (i64,) = database.fetch_one("SELECT CAST(7 AS BIGINT)", &[]).await.unwrap();
+        assert_eq!(found.0, 7, "the answer to another query");
+    }
+
+    async fn reads_that_fail_take_no_connection_along(backend: Backend) {
+        let (database, _writer) = open(backend).await;
+        for _ in 0..40 {
+            let failed = database.fetch_one::<(i64,)>("SELECT nothing FROM nowhere", &[]).await;
+            assert!(matches!(failed, Err(StorageError::Database(_))), "{failed:?}");
+        }
+        let found: (i64,) = database.fetch_one("SELECT CAST(7 AS BIGINT)", &[]).await.unwrap();
+        assert_eq!(found.0, 7);
+    }
+
+    async fn more_reads_than_connections_are_all_answered(backend: Backend) {
+        let (database, _writer) = open(backend).await;
+        let reads = (0..200_i64).map(|number| {
+            let database = database.clone();
+            tokio::spawn(async move {
+                let sql = "SELECT CAST(value->>0 AS BIGINT) FROM json_each($1)";
+                let list = format!("[[{number}]]");
+                database.fetch_one::<(i64,)>(sql, &params![list]).await.unwrap().0 == number
+            })
+        });
+        for read in reads.collect::<Vec<_>>() {
+            assert!(read.await.unwrap(), "the answer to another query");
+        }
+    }
+
+    async fn a_database_closes_when_its_reads_have_ended(backend: Backend) {
+        let (database, writer) = open(backend).await;
+        let reader = database.clone();
+        let read = async move { reader.fetch_one::<(i64,)>(COUNT_LONG, &[]).await };
+        // The read has begun before the other is polled for the first time.
+        drop(writer);
+        let (found, ()) = tokio::join!(read, database.close());
+        assert_eq!(found.unwrap().0, LONG);
+        let late = database.fetch_one::<(i64,)>("SELECT CAST(7 AS BIGINT)", &[]).await;
+        assert!(matches!(late, Err(StorageError::Database(_))), "{late:?}");
     }
 
     async fn positions_go_on_after_a_restart(backend: Backend) {
