@@ -41,16 +41,22 @@ impl Answers {
 }
 
 impl Federation {
-    /// What a transaction was answered before.
-    pub(super) async fn find_answer(
+    /// What a transaction was answered a moment ago.
+    pub(super) fn find_latest_answer(
+        &self,
+        origin: &ServerName,
+        transaction_id: &str,
+    ) -> Option<String> {
+        let key = (origin.to_owned(), transaction_id.to_owned());
+        self.answers().latest.get(&key).map(|answer| answer.as_ref().to_owned())
+    }
+
+    /// What a transaction was answered before that.
+    pub(super) async fn find_saved_answer(
         &self,
         origin: &ServerName,
         transaction_id: &str,
     ) -> Result<Option<String>, StorageError> {
-        let key = (origin.to_owned(), transaction_id.to_owned());
-        if let Some(answer) = self.answers().latest.get(&key) {
-            return Ok(Some(answer.as_ref().to_owned()));
-        }
         incoming_transactions::find(self.database(), origin.as_str(), transaction_id).await
     }
 

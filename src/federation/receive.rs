@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, RoomId, ServerName};
 use serde::Deserialize;
 use serde_json::{Map, Value, json, value::RawValue};
+use tokio::sync::OnceCell;
 
 use super::{Federation, verify::verify_named_events};
 use crate::{
@@ -70,6 +71,27 @@ struct RoomOfPdu {
     room_id: Option<OwnedRoomId>,
 }
 
+/// A transaction on its way in.
+struct Delivery<'a> {
+    origin: &'a ServerName,
+    transaction_id: &'a str,
+    /// Set when it is certain that it was not answered before.
+    is_new: OnceCell<()>,
+}
+
+/// Why a transaction is not looked through to its end.
+enum Stop {
+    /// It was answered before, like this.
+    Answered(String),
+    Failed(StorageError),
+}
+
+impl From<StorageError> for Stop {
+    fn from(error: StorageError) -> Self {
+        Self::Failed(error)
+    }
+}
+
 /// The error of each event that was not taken; `None` for the others.
 type Results = BTreeMap<OwnedEventId, Option<String>>;
 
@@ -91,25 +113,53 @@ impl Federation {
         }
         let lock = self.origin_locks().find(origin).ok_or(TransactionError::TooMany)?;
         let _guard = lock.lock().await;
-        if let Some(answer) = self.find_answer(origin, transaction_id).await? {
+        if let Some(answer) = self.find_latest_answer(origin, transaction_id) {
             return Ok(answer);
         }
         metrics::counter!("hearth_federation_received_pdus_total")
             .increment(transaction.pdus.len() as u64);
         metrics::counter!("hearth_federation_received_edus_total")
             .increment(transaction.edus.len() as u64);
-        let results = self.receive_pdus(origin, transaction.pdus).await?;
-        self.receive_edus(origin, transaction.edus).await?;
-        let answer = json!({ "pdus": write_results(results) }).to_string();
-        self.keep_answer(origin, transaction_id, &answer);
-        Ok(answer)
+        let delivery = Delivery { origin, transaction_id, is_new: OnceCell::new() };
+        match self.receive_contents(&delivery, transaction).await {
+            Ok(results) => {
+                let answer = json!({ "pdus": write_results(results) }).to_string();
+                self.keep_answer(origin, transaction_id, &answer);
+                Ok(answer)
+            }
+            Err(Stop::Answered(answer)) => Ok(answer),
+            Err(Stop::Failed(error)) => Err(error.into()),
+        }
+    }
+
+    async fn receive_contents(
+        &self,
+        delivery: &Delivery<'_>,
+        transaction: Transaction,
+    ) -> Result<Results, Stop> {
+        let results = self.receive_pdus(delivery, transaction.pdus).await?;
+        if !transaction.edus.is_empty() {
+            self.ensure_new(delivery).await?;
+            self.receive_edus(delivery.origin, transaction.edus).await?;
+        }
+        Ok(results)
+    }
+
+    /// Ends a transaction that was answered before. Whether it was is asked of the database only when no event of
+    /// it was new: what was answered was also kept, or will be refused again.
+    async fn ensure_new(&self, delivery: &Delivery<'_>) -> Result<(), Stop> {
+        let find_earlier = async || {
+            let earlier = self.find_saved_answer(delivery.origin, delivery.transaction_id).await?;
+            earlier.map_or(Ok(()), |answer| Err(Stop::Answered(answer)))
+        };
+        delivery.is_new.get_or_try_init(find_earlier).await.copied()
     }
 
     async fn receive_pdus(
         &self,
-        origin: &ServerName,
+        delivery: &Delivery<'_>,
         pdus: Vec<Box<RawValue>>,
-    ) -> Result<Results, StorageError> {
+    ) -> Result<Results, Stop> {
         let mut by_room: BTreeMap<OwnedRoomId, Vec<String>> = BTreeMap::new();
         for pdu in pdus {
             // An event without a room has no version either, and so not even an ID.
@@ -119,7 +169,7 @@ impl Federation {
             }
         }
         let rooms = by_room.into_iter().map(|(room_id, texts)| {
-            Box::pin(async move { self.receive_room_pdus(origin, &room_id, texts).await })
+            Box::pin(async move { self.receive_room_pdus(delivery, &room_id, texts).await })
         });
         let mut results = Results::new();
         for of_room in future::join_all(rooms).await {
@@ -130,10 +180,11 @@ impl Federation {
 
     async fn receive_room_pdus(
         &self,
-        origin: &ServerName,
+        delivery: &Delivery<'_>,
         room_id: &RoomId,
         texts: Vec<String>,
-    ) -> Result<Results, StorageError> {
+    ) -> Result<Results, Stop> {
+        let origin = delivery.origin;
         self.0.entries.wait(room_id).await;
         let Some(room) = self.rooms().find(room_id).await? else {
             tracing::debug!(room.id = %room_id, server.name = %origin, "events of an unknown room");
@@ -156,7 +207,7 @@ impl Federation {
                 (None, Err(_)) => {}
             }
         }
-        results.extend(self.take_in_order(origin, &room, events).await?);
+        results.extend(self.take_in_order(delivery, &room, events).await?);
         for (id, reason) in &results {
             if let Some(reason) = reason {
                 tracing::debug!(room.id = %room_id, event.id = %id, reason, "an event was not taken");
@@ -168,23 +219,27 @@ impl Federation {
     /// Takes events one after the other, those at once that simply follow one another.
     async fn take_in_order(
         &self,
-        origin: &ServerName,
+        delivery: &Delivery<'_>,
         room: &Arc<Room>,
         events: Vec<Arc<Event>>,
-    ) -> Result<Results, StorageError> {
+    ) -> Result<Results, Stop> {
         let mut results = Results::new();
         let mut rest = events.as_slice();
         while let Some(first) = rest.first() {
             let taken = match self.rooms().receive_procession(room, rest).await {
                 Ok(taken) => taken,
-                Err(ReceiveError::Storage(error)) => return Err(error),
+                Err(ReceiveError::Storage(error)) => return Err(error.into()),
                 Err(_) => 0,
             };
             let (at_once, others) = rest.split_at(taken);
             results.extend(at_once.iter().map(|event| (event.event_id().to_owned(), None)));
             rest = others;
-            if taken == 0 {
-                let result = self.receive_pdu(origin, room, Arc::clone(first)).await?;
+            if taken > 0 {
+                // Nobody had heard of these, so this is no repetition.
+                let _ = delivery.is_new.set(());
+            } else {
+                self.ensure_new(delivery).await?;
+                let result = self.receive_pdu(delivery.origin, room, Arc::clone(first)).await?;
                 results.insert(first.event_id().to_owned(), result);
                 rest = &rest[1..];
             }
