@@ -15,6 +15,7 @@ use super::{
     append::{AppendError, EventRequest},
     commit::write_event,
     event_store::{NewStoredEvent, StoredEvent},
+    fork::Forked,
     keep::DUMMY,
     registry::Engine,
     room::{Head, PINNED_KINDS, Room},
@@ -94,8 +95,8 @@ pub(super) struct Attempt<'a> {
     pub joined: Vec<(OwnedUserId, usize)>,
     pub redacted: Vec<(Arc<StoredEvent>, usize)>,
     pub summary_changed: bool,
-    /// Whether the head was not simply followed, by which of the events.
-    pub forked: Option<usize>,
+    /// Whether the head was not simply followed.
+    pub forked: Option<Forked>,
     /// At which position the room's state became whole.
     pub completed: Option<u32>,
 }

@@ -11,7 +11,7 @@ use super::{
     event_store::{StoredEvent, event_key},
     gap::Hunt,
     placement::{Basis, Judged, by_depth},
-    receive::{ReceiveError, Verdict},
+    receive::{Advice, ReceiveError, Verdict},
     registry::Rooms,
     room::Room,
     served::BACKFILL_EVENTS_MAX,
@@ -209,7 +209,7 @@ impl Rooms {
         basis: Basis<'_>,
     ) -> Result<Option<Judged>, ReceiveError> {
         let _alone = room.receiving.lock().await;
-        match self.judge(room, event, basis).await? {
+        match self.judge(room, event, Advice::upon(basis)).await? {
             Judged::Allowed(placed) => {
                 self.store_late(room, &placed, place).await?;
                 self.free_waiting(room, event).await?;

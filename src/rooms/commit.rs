@@ -10,6 +10,8 @@ use super::{
     append::ExtraRows,
     attempt::Attempt,
     event_store::{StoredEvent, event_key},
+    fork::Forked,
+    recent::ForkChanges,
     registry::Engine,
     room::{Head, Room},
     state::State,
@@ -67,7 +69,6 @@ impl Attempt<'_> {
             acceptance.accept(&accepted, &mut self.tx);
         }
         let head = Arc::new(self.head.clone());
-        let forked = self.forked.and_then(|index| self.positions.get(index).copied());
         let applied = Applied {
             engine: Arc::clone(self.engine),
             room: Arc::clone(room),
@@ -77,9 +78,11 @@ impl Attempt<'_> {
             memberships: self.memberships,
             redacted: self.redacted,
             related: self.known.related.clone(),
-            forked,
+            forked: self.forked,
             completed: self.completed,
         };
+        let is_state_changed =
+            applied.forked.is_some() || self.events.iter().any(|event| event.event.is_state());
         let mut tx = self.tx;
         tx.guard(Arc::clone(&room.epoch), room.epoch.load(Ordering::Acquire));
         for event in &self.events {
@@ -90,8 +93,6 @@ impl Attempt<'_> {
         tx.after_failure(move || engine.take_back(&failed_room, &failed_events));
         let woken: Vec<_> = applied.memberships.iter().map(|(user, ..)| user.clone()).collect();
         tx.after_commit(move |committed| applied.apply(committed));
-        let is_state_changed =
-            forked.is_some() || self.events.iter().any(|event| event.event.is_state());
         let (engine, room) = (Arc::clone(self.engine), Arc::clone(room));
         tx.after_publish(move |_| {
             if is_state_changed {
@@ -135,8 +136,8 @@ struct Applied {
     memberships: Vec<(OwnedUserId, Membership, Arc<StoredEvent>, usize)>,
     redacted: Vec<(Arc<StoredEvent>, usize)>,
     related: Vec<EventNid>,
-    /// The position of the latest event that did not simply follow the head.
-    forked: Option<u32>,
+    /// The latest event that did not simply follow the head.
+    forked: Option<Forked>,
     /// The position at which the room's state became whole.
     completed: Option<u32>,
 }
@@ -145,6 +146,7 @@ impl Applied {
     fn apply(mut self, committed: Committed) {
         for (event, offset) in self.events.iter().zip(&self.positions) {
             event.set_committed(committed.position(*offset));
+            self.engine.events.note_id(event);
             self.head.latest_position = committed.position(*offset);
         }
         if let Some(offset) = self.completed {
@@ -152,11 +154,14 @@ impl Applied {
             self.room.note_fork(committed.position(offset) * ORDERING_STEP);
         }
         // What was queued behind this one was built before the position was known.
-        if let Some(offset) = self.forked {
-            self.room.note_fork(committed.position(offset) * ORDERING_STEP);
-        }
+        let fork = self.forked.map(|forked| {
+            let ordering = committed.position(forked.position) * ORDERING_STEP;
+            self.room.note_fork(ordering);
+            self.engine.remember_state(&forked.before);
+            ForkChanges { ordering, changes: forked.changes }
+        });
         for (event, _) in &self.redacted {
-            self.engine.events.remember(event);
+            self.engine.remember_redacted(event);
             self.room.replace_recent(event);
         }
         for target in self.related.iter().filter_map(|nid| self.engine.events.find_cached(*nid)) {
@@ -165,7 +170,7 @@ impl Applied {
         // The next reader of a state before one of these events finds it in memory.
         self.engine.remember_state(&self.head.state);
         let is_due = self.head.latest_position % WEIGHED_EVERY == 0;
-        self.room.apply(self.head, &self.events);
+        self.room.apply(self.head, &self.events, fork);
         if let Some(offset) = self.completed {
             let position = committed.position(offset);
             self.engine.partial.note_whole(self.room.nid, position);

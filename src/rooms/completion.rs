@@ -17,10 +17,11 @@ use super::{
     head_change::{membership_number, membership_of_number},
     partial::PartialState,
     receive::ReceiveError,
+    recent::StateChange,
     registry::Rooms,
     rejudging::{Judgement, Roots, Whole},
     room::{Head, Room},
-    state::{State, differences},
+    state::{Difference, State, differences},
     summary,
     told_state::ToldState,
     user_rooms::UserRoom,
@@ -287,9 +288,9 @@ impl Attempt<'_> {
         // Who learnt something of the state that was not so must hear what is.
         let told =
             changes.iter().filter(|change| change.old.is_some() || !change.key.is_membership());
-        let told: Vec<_> = told.map(|change| (change.key, change.new)).collect();
+        let told: Vec<StateChange> = told.map(Difference::told).collect();
         let place = (self.room_nid, position);
-        storage::graph::insert_fork(&mut self.tx, place, whole.state.nid(), told);
+        storage::graph::insert_fork(&mut self.tx, place, whole.state.nid(), &told);
         let count = |nid: Option<EventNid>| nid.and_then(|nid| members.get(&nid)).copied();
         for change in changes {
             if change.key.is_membership() {

@@ -278,6 +278,11 @@ impl EventStore {
         self.cache.insert(event.nid, Arc::clone(event));
     }
 
+    /// Notes the number of an event that is committed: those that follow it name it.
+    pub fn note_id(&self, event: &StoredEvent) {
+        self.nids.insert(event.event.event_id().to_owned(), event.nid);
+    }
+
     /// Lets go of an event that was not committed.
     pub fn forget(&self, nid: EventNid) {
         self.cache.remove(&nid);

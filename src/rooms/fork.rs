@@ -9,7 +9,8 @@ use super::{
     append::AppendError,
     attempt::{Admission, Attempt, AttemptError, FoundState, Missing},
     event_store::{NewStoredEvent, StoredEvent, event_key},
-    state::{State, StateMap, differences},
+    recent::StateChange,
+    state::{Difference, State, StateMap, differences},
     state_keys::StateKey,
 };
 use crate::{
@@ -34,6 +35,8 @@ pub(super) struct Placed {
     pub event: Arc<Event>,
     /// Whether it has a row already: it was an outlier.
     pub is_stored: bool,
+    /// Whether an event here may name it already.
+    pub may_be_named: bool,
     /// The redaction that came before it.
     pub redacted_by: Option<Arc<StoredEvent>>,
     pub state_key: Option<Arc<StateKey>>,
@@ -51,7 +54,9 @@ pub(super) struct Placed {
 impl Placed {
     /// Queues that nobody waits for the event any more, nor it for others.
     pub fn note_arrival(&self, room: RoomNid, tx: &mut WriteTx) {
-        storage::graph::delete_missing(tx, room, &event_key(self.event.event_id()));
+        if self.may_be_named {
+            storage::graph::delete_missing(tx, room, &event_key(self.event.event_id()));
+        }
         if self.is_stored {
             storage::graph::delete_awaited(tx, room, self.nid);
             storage::graph::delete_verdict(tx, self.nid);
@@ -78,6 +83,16 @@ impl Placed {
     pub fn replaces(&self) -> Option<EventNid> {
         self.before.get(self.state_key.as_ref()?.nid)
     }
+}
+
+/// What memory keeps of an event that did not simply follow the head.
+pub(super) struct Forked {
+    /// Its position, counted within the job.
+    pub position: u32,
+    /// All that it changed of the current state.
+    pub changes: Vec<StateChange>,
+    /// The state before it, by which it is decided who sees it.
+    pub before: State,
 }
 
 impl Attempt<'_> {
@@ -127,10 +142,10 @@ impl Attempt<'_> {
         let index = self.events.len() - 1;
         let changes = differences(before.map(), current.map());
         if is_forked {
-            let told = changes.iter().map(|change| (change.key, change.new));
+            let told: Vec<StateChange> = changes.iter().map(Difference::told).collect();
             let place = (self.room_nid, position);
-            storage::graph::insert_fork(&mut self.tx, place, current.nid(), told);
-            self.forked = Some(index);
+            storage::graph::insert_fork(&mut self.tx, place, current.nid(), &told);
+            self.forked = Some(Forked { position, changes: told, before: placed.before.clone() });
         }
         self.head.state = current;
         for change in changes {

@@ -192,7 +192,7 @@ impl<'a> Hunt<'a> {
             Some(_) => Basis::GivenPart(&head.state),
             None => Basis::Given(&head.state),
         };
-        match rooms.judge(room, event, basis).await? {
+        match rooms.judge(room, event, Advice::upon(basis)).await? {
             Judged::Known(_) => Ok(Some(Verdict::Known)),
             Judged::Lacking(_) | Judged::Rejected(..) => Ok(None),
             Judged::Allowed(placed) => {
@@ -225,7 +225,7 @@ impl<'a> Hunt<'a> {
 
     async fn take(&mut self, event: &Arc<Event>, basis: Basis<'_>) -> Result<Taking, ReceiveError> {
         let is_discouraged = self.is_discouraged(event).await?;
-        let advice = Advice { basis, is_discouraged };
+        let advice = Advice { is_discouraged, ..Advice::upon(basis) };
         let taking = self.rooms.take(self.room, event, advice).await?;
         match &taking {
             Taking::Done(_) => {

@@ -10,8 +10,8 @@ use serde_json::{Map, Value};
 use super::{
     append::{ATTEMPTS_MAX, AppendError, EventRequest},
     attempt::{Attempt, AttemptError},
-    placement::{Basis, Judged},
-    receive::{ReceiveError, Verdict},
+    placement::Judged,
+    receive::{Advice, ReceiveError, Verdict},
     registry::Rooms,
     room::{Head, Room},
     state::State,
@@ -71,7 +71,7 @@ impl Rooms {
         }
         let event = self.recommend(room, event).await?;
         let alone = room.receiving.lock().await;
-        let state_before = match self.judge(room, &event, Basis::PrevEvents).await? {
+        let state_before = match self.judge(room, &event, Advice::default()).await? {
             Judged::Known(stored) if stored.is_hidden() => {
                 return Err(ReceiveError::NotTaken(Verdict::Known));
             }

@@ -17,7 +17,7 @@ use super::{
     keep::request_of,
     partial::PartialState,
     placement::{Basis, Judged},
-    receive::{ReceiveError, Verdict},
+    receive::{Advice, ReceiveError, Verdict},
     registry::Rooms,
     room::{Head, Room},
     state::differences,
@@ -108,7 +108,7 @@ impl Rooms {
             Some(_) => Basis::GivenPart(&given),
             None => Basis::Given(&given),
         };
-        match self.judge(&room, &joined.join, basis).await? {
+        match self.judge(&room, &joined.join, Advice::upon(basis)).await? {
             Judged::Allowed(placed) => {
                 let events = here.into_values().map(|event| (event.nid, event)).collect();
                 let partial = match joined.servers {

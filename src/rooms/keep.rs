@@ -100,7 +100,7 @@ impl Rooms {
         if let Some(target) = redacted {
             let event = Arc::new(redact_event(&target.event, room.rules));
             let target = Arc::new(target.redacted(event, stored));
-            self.0.events.remember(&target);
+            self.0.remember_redacted(&target);
         }
         room.forget_recent();
         Ok(())

@@ -9,6 +9,7 @@ use super::{
     attempt::FoundState,
     event_store::{StoredEvent, event_key},
     fork::Placed,
+    receive::Advice,
     registry::Rooms,
     room::Room,
     state::State,
@@ -78,9 +79,13 @@ impl Rooms {
         &self,
         room: &Arc<Room>,
         event: &Arc<Event>,
-        basis: Basis<'_>,
+        advice: Advice<'_>,
     ) -> Result<Judged, StorageError> {
-        let stored = self.find_any_event(room, event.event_id()).await?;
+        let basis = advice.basis;
+        let stored = match advice.is_unheard_of {
+            true => None,
+            false => self.find_any_event(room, event.event_id()).await?,
+        };
         if let Some(stored) = &stored
             && stored.is_in_graph()
         {
@@ -115,9 +120,14 @@ impl Rooms {
             verdict = self.check_in_part(room, event, &auth_events, &before.state).await?;
         }
         let missing = lacking_prev.iter().map(|id| event_key(id)).collect();
-        let placed =
-            self.place(room, (event, stored), (before, missing), &auth_events, verdict.is_ok());
-        let placed = Box::new(placed.await?);
+        let early_redaction = match (&stored, advice.is_unheard_of) {
+            (Some(stored), _) => stored.redacted_by.clone(),
+            (None, true) => None,
+            (None, false) => self.find_early_redaction(room, event).await?,
+        };
+        let event = (event, stored, early_redaction);
+        let placed = self.place(room, event, (before, missing), &auth_events, verdict.is_ok());
+        let placed = Box::new(Placed { may_be_named: !advice.is_unheard_of, ..placed.await? });
         Ok(match verdict {
             Ok(()) => Judged::Allowed(placed),
             Err(rejection) => Judged::Rejected(placed, rejection),
@@ -127,7 +137,11 @@ impl Rooms {
     async fn place(
         &self,
         room: &Arc<Room>,
-        (event, stored): (&Arc<Event>, Option<Arc<StoredEvent>>),
+        (event, stored, redacted_by): (
+            &Arc<Event>,
+            Option<Arc<StoredEvent>>,
+            Option<Arc<StoredEvent>>,
+        ),
         (before, missing): (NewState, Vec<Vec<u8>>),
         auth_events: &[Arc<StoredEvent>],
         is_allowed: bool,
@@ -146,10 +160,6 @@ impl Rooms {
             }
             _ => (before.state.clone(), None),
         };
-        let redacted_by = match &stored {
-            Some(stored) => stored.redacted_by.clone(),
-            None => self.find_early_redaction(room, event).await?,
-        };
         let event = match (&stored, &redacted_by) {
             (Some(stored), _) => Arc::clone(&stored.event),
             (None, Some(_)) => Arc::new(redact_event(event, room.rules)),
@@ -160,6 +170,7 @@ impl Rooms {
             redacts: event.redacts(room.rules),
             event,
             is_stored: stored.is_some(),
+            may_be_named: true,
             redacted_by,
             state_key,
             before: before.state,

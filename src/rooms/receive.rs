@@ -8,6 +8,7 @@ use ruma::{OwnedEventId, ServerName};
 
 use super::{
     append::AppendError,
+    event_store::event_key,
     gap::Hunt,
     placement::{Basis, Judged, Lacking},
     registry::Rooms,
@@ -93,6 +94,14 @@ pub(super) struct Advice<'a> {
     pub basis: Basis<'a>,
     /// Whether the room's policy server advises against it.
     pub is_discouraged: bool,
+    /// Whether nothing here has heard of it: it is not in the store, nobody names it, waits for it or redacts it.
+    pub is_unheard_of: bool,
+}
+
+impl<'a> Advice<'a> {
+    pub fn upon(basis: Basis<'a>) -> Self {
+        Self { basis, ..Self::default() }
+    }
 }
 
 impl Rooms {
@@ -139,8 +148,12 @@ impl Rooms {
         advice: Advice<'_>,
     ) -> Result<Taking, ReceiveError> {
         let _alone = room.receiving.lock().await;
-        let taking = self.take_alone(room, event, advice).await?;
-        if matches!(taking, Taking::Done(ref verdict) if *verdict != Verdict::Known) {
+        let key = event_key(event.event_id());
+        let noted = storage::graph::list_noted(&self.0.database, room.nid, &[key]).await?;
+        let is_unheard_of = noted.is_empty();
+        let taking = self.take_alone(room, event, Advice { is_unheard_of, ..advice }).await?;
+        let is_new = matches!(taking, Taking::Done(ref verdict) if *verdict != Verdict::Known);
+        if is_new && !is_unheard_of {
             self.free_waiting(room, event).await?;
         }
         Ok(taking)
@@ -154,7 +167,7 @@ impl Rooms {
         advice: Advice<'_>,
     ) -> Result<Taking, ReceiveError> {
         for _ in 0..ATTEMPTS_MAX {
-            let placed = match self.judge(room, event, advice.basis).await? {
+            let placed = match self.judge(room, event, advice).await? {
                 Judged::Known(_) => return Ok(Taking::Done(Verdict::Known)),
                 Judged::Lacking(lacking) => return Ok(Taking::Lacking(lacking)),
                 Judged::Rejected(placed, rejection) => {
@@ -164,7 +177,9 @@ impl Rooms {
                 }
                 Judged::Allowed(placed) => placed,
             };
-            if let Some(ordering) = self.find_late_place(room, event).await? {
+            if !advice.is_unheard_of
+                && let Some(ordering) = self.find_late_place(room, event).await?
+            {
                 self.store_late(room, &placed, ordering).await?;
                 return Ok(Taking::Done(Verdict::Accepted));
             }
@@ -204,7 +219,7 @@ impl Rooms {
         let mut arrived = vec![Arc::clone(event)];
         let mut freed = 0;
         while let Some(event) = arrived.pop() {
-            let key = super::event_store::event_key(event.event_id());
+            let key = event_key(event.event_id());
             for nid in storage::graph::list_waiting(&self.0.database, room.nid, &key).await? {
                 let Some(waiting) = self.load_of_room(room, nid).await? else {
                     continue;
@@ -240,7 +255,7 @@ impl Rooms {
         if awaited.is_empty() {
             return Ok(());
         }
-        let key_of = |event: &Event| super::event_store::event_key(event.event_id());
+        let key_of = |event: &Event| event_key(event.event_id());
         for event in events.iter().filter(|event| awaited.contains(&key_of(event))) {
             self.free_waiting(room, event).await?;
         }
@@ -254,7 +269,7 @@ impl Rooms {
         room: &Room,
         event: &Event,
     ) -> Result<Option<i64>, StorageError> {
-        let key = super::event_store::event_key(event.event_id());
+        let key = event_key(event.event_id());
         let database = &self.0.database;
         let children = storage::graph::list_children_of_missing(database, room.nid, &key).await?;
         // Hidden events have no place, and what only they name is as good as new.

@@ -19,10 +19,11 @@ use super::{
     auth_edges::AuthEdges,
     closures::Closures,
     erasures::Erasures,
-    event_store::EventStore,
+    event_store::{EventStore, StoredEvent},
     noted_weight::{NotedWeighter, reweigh},
     own_key::OwnKey,
     partial::PartialRooms,
+    resolution::RememberedVerdicts,
     room::Room,
     snapshot::{SnapshotCache, SnapshotWeighter, undivided},
     source::EventSource,
@@ -91,6 +92,7 @@ pub(super) struct Engine {
     pub long_holders: Arc<()>,
     /// What states resolved to, by their snapshots.
     pub resolutions: Cache<Vec<StateNid>, StateMap>,
+    pub verdicts: RememberedVerdicts,
     /// The snapshots of the states after state events, as far as there are any.
     pub states_after: Cache<EventNid, StateNid>,
     /// Bounds how many resolutions run at once off the async threads.
@@ -154,6 +156,7 @@ impl Rooms {
             snapshots: undivided(1024, share(4), SnapshotWeighter),
             long_holders: Arc::default(),
             resolutions: Cache::new(RESOLUTIONS_MAX),
+            verdicts: RememberedVerdicts::new(),
             states_after: Cache::new(STATES_AFTER_MAX),
             resolving: Semaphore::new(RESOLVING_MAX),
             entering: tokio::sync::Mutex::default(),
@@ -372,8 +375,17 @@ impl Engine {
         self.states.clear();
         self.snapshots.clear();
         self.resolutions.clear();
+        self.verdicts.clear();
         self.states_after.clear();
         self.events.forget_all();
+    }
+
+    /// Keeps a redacted event in memory, in the place of the original. What is redacted may be judged otherwise.
+    pub fn remember_redacted(&self, event: &Arc<StoredEvent>) {
+        self.events.remember(event);
+        if event.event.is_state() {
+            self.verdicts.clear();
+        }
     }
 
     /// Keeps a state in memory under its snapshot.

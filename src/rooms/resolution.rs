@@ -7,6 +7,7 @@ use std::{
     sync::Arc,
 };
 
+use quick_cache::sync::Cache;
 use ruma::{EventId, OwnedEventId};
 
 use super::{
@@ -21,7 +22,7 @@ use crate::{
         room_version::{RoomRules, StateResolutionVersion},
         state_key::{StateKey, StatePair},
         state_resolution::{
-            Conflict, Holders, KnownEvent, Needs, SharedSplit, UnconflictedState,
+            Case, Conflict, Holders, KnownEvent, Needs, SharedSplit, UnconflictedState, Verdicts,
             auth_difference_beyond, conflicted_subgraph, resolve, split_shared,
         },
     },
@@ -32,6 +33,8 @@ use crate::{
 const ROUNDS_MAX: usize = 10_000;
 /// From this many events on a resolution leaves the async threads.
 const INLINE_EVENTS_MAX: usize = 64;
+/// Verdicts upon events that are remembered, of half a KiB each.
+const VERDICTS_MAX: usize = 4096;
 /// Further children of one event that are looked at in one step.
 const CHILDREN_STEP: usize = 256;
 /// Events whose children are looked at together.
@@ -63,6 +66,30 @@ struct Lacking {
     events: BTreeSet<OwnedEventId>,
     nids: BTreeSet<EventNid>,
     keys: Vec<StateKey>,
+}
+
+/// What resolutions remember of each other.
+pub(super) struct RememberedVerdicts(Cache<Case, bool>);
+
+impl RememberedVerdicts {
+    pub fn new() -> Self {
+        Self(Cache::new(VERDICTS_MAX))
+    }
+
+    /// Forgets all.
+    pub fn clear(&self) {
+        self.0.clear();
+    }
+}
+
+impl Verdicts for RememberedVerdicts {
+    fn find(&self, case: &Case) -> Option<bool> {
+        self.0.get(case)
+    }
+
+    fn keep(&self, case: Case, is_allowed: bool) {
+        self.0.insert(case, is_allowed);
+    }
 }
 
 impl Rooms {
@@ -217,11 +244,12 @@ impl Rooms {
         for _ in 0..ROUNDS_MAX {
             let size = gathered.conflicted.len() + gathered.auth_difference.len();
             let (back, result) = if size <= INLINE_EVENTS_MAX {
-                run(gathered, room.rules)
+                run(gathered, room.rules, &self.0.verdicts)
             } else {
                 let _permit = self.0.resolving.acquire().await.map_err(|_| StorageError::Closed)?;
-                let rules = room.rules;
-                let task = tokio::task::spawn_blocking(move || run(gathered, rules));
+                let (rules, engine) = (room.rules, Arc::clone(&self.0));
+                let task =
+                    tokio::task::spawn_blocking(move || run(gathered, rules, &engine.verdicts));
                 task.await.map_err(|_| StorageError::Closed)?
             };
             gathered = back;
@@ -361,13 +389,22 @@ impl UnconflictedState for Unconflicted<'_> {
 type Resolved = Result<HashMap<StateKey, OwnedEventId>, Lacking>;
 
 /// One attempt with what is at hand.
-fn run(mut gathered: Gathered, rules: &'static RoomRules) -> (Gathered, Resolved) {
+fn run(
+    mut gathered: Gathered,
+    rules: &'static RoomRules,
+    verdicts: &RememberedVerdicts,
+) -> (Gathered, Resolved) {
     let conflicted = gathered.conflicted.keys().map(|nid| gathered.ids[nid].clone()).collect();
     let auth_difference = std::mem::take(&mut gathered.auth_difference);
     let conflicted_subgraph = std::mem::take(&mut gathered.subgraph);
     let unconflicted = Unconflicted { gathered: &gathered, lacking: RefCell::default() };
-    let conflict =
-        Conflict { unconflicted: &unconflicted, conflicted, auth_difference, conflicted_subgraph };
+    let conflict = Conflict {
+        unconflicted: &unconflicted,
+        conflicted,
+        auth_difference,
+        conflicted_subgraph,
+        verdicts,
+    };
     let result = resolve(&conflict, rules, &gathered.events);
     let (auth_difference, subgraph) = (conflict.auth_difference, conflict.conflicted_subgraph);
     let mut lacking = unconflicted.lacking.into_inner();

@@ -1,11 +1,8 @@
-//! One room in memory: where it stands, its latest events, and who listens to it.
+//! One room in memory: where it stands, what it keeps at hand, and who listens to it.
 
-use std::{
-    collections::VecDeque,
-    sync::{
-        Arc, Weak,
-        atomic::{AtomicI64, AtomicU64, Ordering},
-    },
+use std::sync::{
+    Arc, Weak,
+    atomic::{AtomicI64, AtomicU64, Ordering},
 };
 
 use arc_swap::ArcSwap;
@@ -16,6 +13,7 @@ use super::{
     event_store::{RoomFacts, StoredEvent},
     noted_weight::{NotedWeight, Weighed},
     partial::PartialState,
+    recent::{ForkChanges, Recent, StateChange},
     servers::KnownServers,
     state::State,
 };
@@ -25,8 +23,6 @@ use crate::{
     storage::{ORDERING_STEP, RoomNid, StateKeyNid},
 };
 
-/// The latest events that a room keeps at hand for syncs.
-pub const RECENT_EVENTS_MAX: usize = 64;
 /// State events that are wanted at every turn and stay in memory with the room.
 pub const PINNED_KINDS: [&str; 12] = [
     "m.room.create",
@@ -93,17 +89,6 @@ pub struct Head {
     pub(super) partial: Option<Arc<PartialState>>,
 }
 
-/// The room's latest events without a gap.
-#[derive(Default)]
-struct Recent {
-    events: VecDeque<Arc<StoredEvent>>,
-    /// No event above this place in the room is missing in `events`; the least number when none at all
-    /// is.
-    complete_above: i64,
-    /// Rises when events were put in between.
-    generation: u64,
-}
-
 impl Head {
     /// A pinned event by its type.
     pub fn find_pinned(&self, kind: &str) -> Option<&Arc<StoredEvent>> {
@@ -153,7 +138,7 @@ impl Room {
             epoch: Arc::default(),
             committed: ArcSwap::new(Arc::clone(&head)),
             speculative: Mutex::new(head),
-            recent: Mutex::new(Recent { events: VecDeque::new(), complete_above, generation: 0 }),
+            recent: Mutex::new(Recent::new(complete_above)),
             activity,
             listeners: Mutex::default(),
             weight: NotedWeight::default(),
@@ -225,27 +210,19 @@ impl Room {
 
     /// The committed events above a place in the room, oldest first, if all of them are at hand.
     pub fn recent_above(&self, ordering: i64) -> Option<Vec<Arc<StoredEvent>>> {
-        let recent = self.recent.lock();
-        if recent.complete_above > ordering {
-            return None;
-        }
-        let newest_first = recent.events.iter().rev();
-        let mut events: Vec<_> =
-            newest_first.take_while(|event| event.ordering() > ordering).cloned().collect();
-        events.reverse();
-        Some(events)
+        self.recent.lock().events_above(ordering)
     }
 
     /// The latest `limit` events, oldest first, if they are at hand; fewer when the room has
     /// no more. The flag says whether there are older ones.
     pub fn recent(&self, limit: usize) -> Option<(Vec<Arc<StoredEvent>>, bool)> {
-        let recent = self.recent.lock();
-        let complete = recent.complete_above == i64::MIN;
-        if recent.events.len() < limit && !complete {
-            return None;
-        }
-        let skipped = recent.events.len().saturating_sub(limit);
-        Some((recent.events.iter().skip(skipped).cloned().collect(), skipped > 0 || !complete))
+        self.recent.lock().latest(limit)
+    }
+
+    /// Changes of the current state with `after < ordering < before`, oldest first, if all of them are at hand;
+    /// 0 stands for no event.
+    pub(super) fn recent_changes(&self, range: (i64, i64)) -> Option<Vec<StateChange>> {
+        self.recent.lock().changes_between(range, self.latest_fork())
     }
 
     /// Adds events from the database, newest first and directly below what is at hand;
@@ -256,63 +233,31 @@ impl Room {
         reached_start: bool,
         generation: u64,
     ) {
-        let mut recent = self.recent.lock();
-        if recent.generation != generation {
-            return;
-        }
-        for event in older {
-            let expected = recent.events.front().map_or(i64::MAX, |front| front.ordering());
-            if event.ordering() < expected
-                && event.ordering() <= recent.complete_above
-                && recent.events.len() < RECENT_EVENTS_MAX
-            {
-                recent.complete_above = event.ordering() - 1;
-                recent.events.push_front(Arc::clone(event));
-            }
-        }
-        let has_all = older.last().is_none_or(|last| last.ordering() > recent.complete_above);
-        if reached_start && has_all {
-            recent.complete_above = i64::MIN;
-        }
+        self.recent.lock().extend(older, reached_start, generation);
     }
 
     /// Lets go of the events at hand, since others were put between or below them.
     pub(super) fn forget_recent(&self) {
         let mut recent = self.recent.lock();
-        recent.generation += 1;
-        let newest = recent.events.back().map_or(recent.complete_above, |event| event.ordering());
-        recent.events.clear();
-        recent.complete_above = newest.max(self.committed.load().latest_position * ORDERING_STEP);
+        recent.forget(self.committed.load().latest_position * ORDERING_STEP);
     }
 
     /// Where the events at hand begin: all above this place are there. And their generation.
     pub(super) fn recent_complete_above(&self) -> (i64, u64) {
-        let recent = self.recent.lock();
-        (recent.complete_above, recent.generation)
+        self.recent.lock().complete_above()
     }
 
-    /// Applies a commit: the new head and the events that led to it.
-    pub(super) fn apply(&self, head: Head, events: &[Arc<StoredEvent>]) {
-        let mut recent = self.recent.lock();
-        for event in events.iter().filter(|event| !event.is_hidden()) {
-            recent.events.push_back(Arc::clone(event));
-            if recent.events.len() > RECENT_EVENTS_MAX
-                && let Some(oldest) = recent.events.pop_front()
-            {
-                recent.complete_above = oldest.ordering();
-            }
-        }
-        drop(recent);
+    /// Applies a commit: the new head, the events that led to it, and what changed where they did not simply
+    /// follow the old one.
+    pub(super) fn apply(&self, head: Head, events: &[Arc<StoredEvent>], fork: Option<ForkChanges>) {
+        self.recent.lock().append(events, fork);
         self.note_activity(head.latest_position);
         self.committed.store(Arc::new(head));
     }
 
     /// Puts a redacted event in the place of the original.
     pub(super) fn replace_recent(&self, event: &Arc<StoredEvent>) {
-        let mut recent = self.recent.lock();
-        if let Some(place) = recent.events.iter_mut().find(|known| known.nid == event.nid) {
-            *place = Arc::clone(event);
-        }
+        self.recent.lock().replace(event);
     }
 }
 
@@ -322,9 +267,6 @@ impl Weighed for Room {
     }
 
     fn weigh_bytes(&self) -> u64 {
-        let recent = self.recent.lock();
-        let events: usize =
-            recent.events.iter().map(|event| event.event.weight_bytes() + 320).sum();
-        self.committed.load().weight_bytes() + events as u64 + 1024
+        self.committed.load().weight_bytes() + self.recent.lock().weight_bytes() + 1024
     }
 }

@@ -6,7 +6,10 @@
 
 use std::sync::Arc;
 
-use super::snapshot::Snapshot;
+use super::{
+    recent::{NO_EVENT, StateChange},
+    snapshot::Snapshot,
+};
 use crate::storage::{
     EventNid, StateKeyNid, StateNid, StorageError, WriteTx,
     snapshots::{self, DeltaReader, SnapshotRow},
@@ -27,6 +30,13 @@ pub(super) struct Difference {
     pub key: StateKeyNid,
     pub old: Option<EventNid>,
     pub new: Option<EventNid>,
+}
+
+impl Difference {
+    /// The change as it is told.
+    pub fn told(&self) -> StateChange {
+        (self.key, self.new.unwrap_or(NO_EVENT))
+    }
 }
 
 /// Which event holds each state key. Clones share structure.

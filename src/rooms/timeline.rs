@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use super::{
     event_store::StoredEvent,
+    recent::{RECENT_EVENTS_MAX, StateChange},
     registry::Rooms,
-    room::{RECENT_EVENTS_MAX, Room},
+    room::Room,
     state::State,
 };
-use crate::storage::{self, EventNid, ORDERING_STEP, StateKeyNid, StorageError};
+use crate::storage::{self, EventNid, ORDERING_STEP, StorageError};
 
 /// Events of a room, oldest first.
 pub struct TimelinePart {
@@ -101,13 +102,9 @@ impl Rooms {
         &self,
         room: &Room,
         range: (i64, i64),
-    ) -> Result<Vec<(StateKeyNid, EventNid)>, StorageError> {
-        // Behind a fork, events do not tell all that changed.
-        if let Some(events) = room.recent_above(range.0)
-            && room.latest_fork() <= range.0
-        {
-            let changes = events.iter().filter(|event| event.ordering() < range.1);
-            return Ok(changes.filter_map(|e| Some((e.state_key_nid?, e.nid))).collect());
+    ) -> Result<Vec<StateChange>, StorageError> {
+        if let Some(changes) = room.recent_changes(range) {
+            return Ok(changes);
         }
         storage::events::list_state_changes(&self.0.database, room.nid, range).await
     }

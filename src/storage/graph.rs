@@ -339,15 +339,14 @@ pub fn insert_fork(
     tx: &mut WriteTx,
     (room, offset): (RoomNid, u32),
     state: StateNid,
-    changes: impl IntoIterator<Item = (StateKeyNid, Option<EventNid>)>,
+    changes: &[(StateKeyNid, EventNid)],
 ) {
     let place = || [room.into(), Cell::Ordering(offset)];
     let [room_cell, ordering] = place();
     tx.push(&INSERT_FORK, vec![room_cell, ordering, state.into()]);
     for (key, event) in changes {
         let [room_cell, ordering] = place();
-        let event = event.map_or(0, |event| event.0);
-        tx.push(&INSERT_CHANGE, vec![room_cell, ordering, key.into(), event.into()]);
+        tx.push(&INSERT_CHANGE, vec![room_cell, ordering, (*key).into(), (*event).into()]);
     }
 }
 

@@ -140,6 +140,59 @@ both_databases! {
         server_.stop().await;
     }
 
+    async fn what_changed_at_forks_is_the_same_from_memory_and_from_the_store(backend: Backend) {
+        let server_ = Server::start(backend).await;
+        server_.register("alice").await;
+        let rooms = &server_.app.rooms;
+        let (room, start) = enter(rooms, RoomVersion::V12, "changes").await;
+        let room_id = room.room_id.clone();
+        let (mut bob, mut carol) = (start.clone(), start.clone());
+        let mut events = vec![
+            carol.topic(CAROL, "Carol's"),
+            bob.topic(BOB, "Bob's"),
+            carol.state(CAROL, "m.room.name", "", json!({ "name": "Carol's" })),
+            bob.message(BOB, "not a state"),
+            bob.member(BOB, CAROL, "ban"),
+        ];
+        let mut both = bob.clone();
+        both.join_tips(&carol);
+        events.push(both.state(BOB, "m.room.name", "", json!({ "name": "of both" })));
+        events.push(both.message(BOB, "at last"));
+        for event in &events {
+            receive(rooms, &room, event).await;
+        }
+        let mut places = vec![i64::MAX];
+        for event in &events {
+            let stored = rooms.find_any_event(&room, event.event_id()).await.unwrap().unwrap();
+            places.extend((stored.ordering() != 0).then(|| stored.ordering()));
+        }
+        let first = *places.iter().min().unwrap();
+        let ranges: Vec<(i64, i64)> =
+            places.iter().flat_map(|after| places.iter().map(|before| (*after, *before))).collect();
+        let mut told = Vec::new();
+        for range in &ranges {
+            told.push(rooms.list_state_changes(&room, *range).await.unwrap());
+        }
+        let all = rooms.list_state_changes(&room, (first - 1, i64::MAX)).await.unwrap();
+        // Two topics and a name, the ban that takes two of them back, and the name of both.
+        assert!(all.len() >= 6, "{all:?}");
+        drop(room);
+        server_.stop().await;
+        let server_ = Server::start(backend).await;
+        let rooms = &server_.app.rooms;
+        let room = rooms.find(&room_id).await.unwrap().unwrap();
+        for (range, told) in ranges.into_iter().zip(told) {
+            let stored = rooms.list_state_changes(&room, range).await.unwrap();
+            let sorted = |mut changes: Vec<_>| {
+                changes.sort();
+                changes
+            };
+            assert_eq!(sorted(told), sorted(stored), "{range:?}");
+        }
+        assert_eq!(rooms.list_state_changes(&room, (first - 1, i64::MAX)).await.unwrap().len(), all.len());
+        server_.stop().await;
+    }
+
     async fn forks_survive_a_restart_and_local_events_join_them(backend: Backend) {
         let server_ = Server::start(backend).await;
         let alice = server_.register("alice").await;

@@ -16,8 +16,8 @@ use hearth::protocol::{
     signing::SigningKey,
     state_key::{StateKey, StatePair},
     state_resolution::{
-        Conflict, Holders, KnownEvent, SharedSplit, UnconflictedState, auth_difference_beyond,
-        conflicted_subgraph, resolve, split_shared,
+        Conflict, Holders, KnownEvent, NoVerdicts, SharedSplit, UnconflictedState,
+        auth_difference_beyond, conflicted_subgraph, resolve, split_shared,
     },
 };
 use imbl::OrdMap;
@@ -217,6 +217,7 @@ impl LargeRoom {
             conflicted: conflicted.map(|nid| self.ids[*nid as usize].clone()).collect(),
             auth_difference: prepared.auth_difference.clone(),
             conflicted_subgraph: prepared.subgraph.clone(),
+            verdicts: &NoVerdicts,
         };
         let resolved = resolve(&conflict, self.rules(), &self.events).unwrap();
         let mut state = prepared.split.unconflicted.clone();

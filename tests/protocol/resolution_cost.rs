@@ -6,7 +6,9 @@ use std::{cell::Cell, collections::HashMap};
 use hearth::protocol::{
     room_version::RoomVersion,
     state_key::StateKey,
-    state_resolution::{Conflict, EventSource, KnownEvent, StateMap, UnconflictedState, resolve},
+    state_resolution::{
+        Conflict, EventSource, KnownEvent, NoVerdicts, StateMap, UnconflictedState, resolve,
+    },
 };
 use ruma::{EventId, OwnedEventId};
 
@@ -68,6 +70,7 @@ fn measure(version: RoomVersion, members: usize, branches: usize) -> Cost {
         conflicted: conflicted.map(|nid| room.ids[*nid as usize].clone()).collect(),
         auth_difference: prepared.auth_difference.clone(),
         conflicted_subgraph: prepared.subgraph.clone(),
+        verdicts: &NoVerdicts,
     };
     let events = conflict.conflicted.len()
         + conflict.auth_difference.len()

@@ -5,9 +5,9 @@ use std::{collections::HashMap, sync::Arc};
 
 use ruma::OwnedEventId;
 
-use super::{Events, KnownEvent, Needs, UnconflictedState};
+use super::{Case, Events, KnownEvent, Needs, UnconflictedState, Verdicts};
 use crate::protocol::{
-    authorisation::authorise_with,
+    authorisation::{authorise_with, list_auth_event_keys},
     event::Event,
     power_levels::PowerLevels,
     room_version::RoomRules,
@@ -20,6 +20,7 @@ pub(super) struct PartialState<'a> {
     pub rules: &'a RoomRules,
     /// `None` where resolution starts from an empty state (version 2.1).
     pub base: Option<&'a dyn UnconflictedState>,
+    verdicts: &'a dyn Verdicts,
     pub resolved: HashMap<StateKey, KnownEvent>,
     /// By the power levels and the create event that they come from.
     power_levels: HashMap<[Option<OwnedEventId>; 2], PowerLevels>,
@@ -29,9 +30,10 @@ impl<'a> PartialState<'a> {
     pub fn new(
         events: &'a Events<'a>,
         rules: &'a RoomRules,
-        base: Option<&'a dyn UnconflictedState>,
+        (base, verdicts): (Option<&'a dyn UnconflictedState>, &'a dyn Verdicts),
     ) -> Self {
-        Self { events, rules, base, resolved: HashMap::new(), power_levels: HashMap::new() }
+        let (resolved, power_levels) = (HashMap::new(), HashMap::new());
+        Self { events, rules, base, verdicts, resolved, power_levels }
     }
 
     /// Applies those of `sorted` that the rules allow.
@@ -60,16 +62,47 @@ impl<'a> PartialState<'a> {
     }
 
     fn is_allowed(&mut self, event: &Event) -> bool {
-        let view = View { state: self, event };
-        let power = view.find("m.room.power_levels", "");
-        let create = view.find("m.room.create", "");
+        let found = self.find_judges(event);
+        let by = found.0.iter().map(|(_, judge)| Some(judge.as_ref()?.event_id().to_owned()));
+        let case = Case { event: event.event_id().to_owned(), by: by.collect() };
+        if let Some(is_allowed) = self.verdicts.find(&case) {
+            return is_allowed;
+        }
+        let power = found.find("m.room.power_levels", "");
+        let create = found.find("m.room.create", "");
         let ids = [&power, &create].map(|event| Some(event.as_ref()?.event_id().to_owned()));
-        if !self.power_levels.contains_key(&ids) {
-            let levels = PowerLevels::from_events(create.as_deref(), power.as_deref(), self.rules);
-            self.power_levels.insert(ids.clone(), levels);
+        let levels = self.power_levels.entry(ids).or_insert_with(|| {
+            PowerLevels::from_events(create.as_deref(), power.as_deref(), self.rules)
+        });
+        let is_allowed = authorise_with(event, self.rules, &found, levels).is_ok();
+        self.verdicts.keep(case, is_allowed);
+        is_allowed
+    }
+
+    /// The entries that the rules look at for an event.
+    fn find_judges(&self, event: &Event) -> Judges {
+        let mut keys = list_auth_event_keys(self.rules, event);
+        for always in ["m.room.create", "m.room.power_levels"] {
+            if !keys.iter().any(|(kind, _)| kind == always) {
+                keys.push((always.to_owned(), String::new()));
+            }
         }
         let view = View { state: self, event };
-        authorise_with(event, self.rules, &view, &self.power_levels[&ids]).is_ok()
+        let find = |(kind, state_key): (String, String)| {
+            let judge = view.find(&kind, &state_key);
+            ((kind, state_key), judge)
+        };
+        Judges(keys.into_iter().map(find).collect())
+    }
+}
+
+/// What was found of the keys that the rules look at.
+struct Judges(Vec<((String, String), Option<Arc<Event>>)>);
+
+impl StateLookup for Judges {
+    fn find(&self, kind: &str, state_key: &str) -> Option<Arc<Event>> {
+        let is_asked = |key: &(String, String)| key.0 == kind && key.1 == state_key;
+        self.0.iter().find(|(key, _)| is_asked(key))?.1.clone()
     }
 }
 

@@ -15,6 +15,7 @@ mod sha1;
 mod split;
 mod v1;
 mod v2;
+mod verdicts;
 
 use std::{
     cell::RefCell,
@@ -27,6 +28,7 @@ use ruma::{EventId, OwnedEventId};
 pub use self::{
     auth_chain::{auth_difference, auth_difference_beyond, conflicted_subgraph},
     split::{Holders, SharedSplit, split, split_shared},
+    verdicts::{Case, NoVerdicts, Verdicts},
 };
 use super::{
     event::Event,
@@ -63,6 +65,8 @@ pub struct Conflict<'a> {
     pub auth_difference: Vec<OwnedEventId>,
     /// The conflicted state subgraph; used in version 2.1 only.
     pub conflicted_subgraph: Vec<OwnedEventId>,
+    /// Unused in version 1.
+    pub verdicts: &'a dyn Verdicts,
 }
 
 /// Events that resolution cannot do without. Not all that it will ever ask for: load them and ask again.
@@ -89,8 +93,13 @@ pub fn resolve_states(
             (differ(states)?, conflicted_subgraph(&conflicted, source)?)
         }
     };
-    let conflict =
-        Conflict { unconflicted: &unconflicted, conflicted, auth_difference, conflicted_subgraph };
+    let conflict = Conflict {
+        unconflicted: &unconflicted,
+        conflicted,
+        auth_difference,
+        conflicted_subgraph,
+        verdicts: &NoVerdicts,
+    };
     let resolved = resolve(&conflict, rules, source)?;
     unconflicted.extend(resolved);
     Ok(unconflicted)

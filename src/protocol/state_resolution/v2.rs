@@ -30,7 +30,7 @@ pub(super) fn resolve(
 
     // Step 2: check them, from the unconflicted state map (version 2) or an empty one (version 2.1).
     let base = (!is_2_1).then_some(conflict.unconflicted);
-    let mut state = PartialState::new(events, rules, base);
+    let mut state = PartialState::new(events, rules, (base, conflict.verdicts));
     state.apply(sorted.into_iter().map(|node| full[node].clone()))?;
 
     // Step 3: order the others by the mainline of the power levels resolved so far.
