@@ -3,14 +3,20 @@
 //! PostgreSQL and another task for each read. Only after a query that failed or was given up is it asked.
 //! Not for writing.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use parking_lot::Mutex;
 use sqlx::{Connection, Error};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::{Instant, timeout},
+    time::timeout,
 };
+
+use crate::clock::Clock;
 
 /// How long the answer of a connection that was given up is awaited before it is closed.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -31,6 +37,8 @@ struct Shared<C: Connection + 'static> {
     permits: Arc<Semaphore>,
     connections_max: u32,
     patience: Duration,
+    /// Connections age by the machine's time.
+    clock: Clock,
 }
 
 #[derive(Debug)]
@@ -51,7 +59,14 @@ impl<C: Connection + 'static> Readers<C> {
     pub fn new(options: C::Options, connections_max: u32, patience: Duration) -> Self {
         let permits = Arc::new(Semaphore::new(connections_max as usize));
         let idle = Mutex::default();
-        Self(Arc::new(Shared { options, idle, permits, connections_max, patience }))
+        Self(Arc::new(Shared {
+            options,
+            idle,
+            permits,
+            connections_max,
+            patience,
+            clock: Clock::real(),
+        }))
     }
 
     /// A connection for one query.
@@ -65,7 +80,7 @@ impl<C: Connection + 'static> Readers<C> {
         let idle = self.0.idle.lock().pop_back();
         let (connection, born) = match idle {
             Some(idle) => (idle.connection, idle.born),
-            None => (C::connect_with(&self.0.options).await?, Instant::now()),
+            None => (C::connect_with(&self.0.options).await?, self.0.clock.instant()),
         };
         let loan = Loan { connection, born, permit, shared: Arc::clone(&self.0) };
         Ok(Borrowed(Some(loan)))
@@ -123,7 +138,7 @@ impl<C: Connection + 'static> Drop for Borrowed<C> {
 impl<C: Connection + 'static> Loan<C> {
     fn end(self) {
         let Self { connection, born, permit, shared } = self;
-        let since = Instant::now();
+        let since = shared.clock.instant();
         let mut outdated = Vec::new();
         let mut idle = shared.idle.lock();
         match since - born < AGE_MAX && !shared.permits.is_closed() {
