@@ -165,15 +165,17 @@ pub async fn list_noted(
     room: RoomNid,
     keys: &[Vec<u8>],
 ) -> Result<HashSet<Vec<u8>>, StorageError> {
+    // With its OFFSET PostgreSQL looks each key up, where it may read a whole table otherwise.
     let sql = "SELECT w.event_key FROM
                (SELECT unhex(value->>0) AS event_key FROM json_each($1)) AS w
-               WHERE EXISTS (SELECT 1 FROM event_keys k WHERE k.event_key = w.event_key)
+               WHERE EXISTS (SELECT 1 FROM event_keys k
+                       WHERE k.event_key = w.event_key LIMIT 1 OFFSET 0)
                    OR EXISTS (SELECT 1 FROM missing_events m
-                       WHERE m.room_nid = $2 AND m.event_key = w.event_key)
+                       WHERE m.room_nid = $2 AND m.event_key = w.event_key LIMIT 1 OFFSET 0)
                    OR EXISTS (SELECT 1 FROM awaited_events a
-                       WHERE a.event_key = w.event_key AND a.room_nid = $2)
+                       WHERE a.event_key = w.event_key AND a.room_nid = $2 LIMIT 1 OFFSET 0)
                    OR EXISTS (SELECT 1 FROM awaited_redactions r
-                       WHERE r.target_key = w.event_key)";
+                       WHERE r.target_key = w.event_key LIMIT 1 OFFSET 0)";
     let keys = super::json_hex_rows(keys.iter().map(Vec::as_slice));
     let rows: Vec<(Vec<u8>,)> = db.fetch_all(sql, &params![keys, room]).await?;
     Ok(rows.into_iter().map(|(key,)| key).collect())

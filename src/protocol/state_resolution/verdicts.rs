@@ -10,8 +10,8 @@ pub struct Case {
     pub by: Vec<Option<OwnedEventId>>,
 }
 
-/// Keeps whether events are allowed, for as long as it likes. All cases are of one room version where event IDs
-/// do not tell events apart.
+/// Keeps whether events are allowed, for as long as it likes. May serve rooms of all versions: an event is in one
+/// room only, which has one version. An event that is redacted may be judged otherwise, and must be forgotten.
 pub trait Verdicts {
     fn find(&self, case: &Case) -> Option<bool>;
     fn keep(&self, case: Case, is_allowed: bool);
