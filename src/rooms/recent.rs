@@ -58,6 +58,11 @@ impl Recent {
         Some(events)
     }
 
+    /// The event directly before a place, if it is at hand.
+    pub fn event_before(&self, ordering: i64) -> Option<Arc<StoredEvent>> {
+        self.events.iter().rev().find(|event| event.ordering() < ordering).cloned()
+    }
+
     /// The latest `limit` events, oldest first, if they are at hand; fewer when the room has
     /// no more. The flag says whether there are older ones.
     pub fn latest(&self, limit: usize) -> Option<(Vec<Arc<StoredEvent>>, bool)> {

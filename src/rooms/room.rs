@@ -219,6 +219,11 @@ impl Room {
         self.recent.lock().latest(limit)
     }
 
+    /// The committed event directly before a place in the room, if it is at hand.
+    pub fn recent_before(&self, ordering: i64) -> Option<Arc<StoredEvent>> {
+        self.recent.lock().event_before(ordering)
+    }
+
     /// Changes of the current state with `after < ordering < before`, oldest first, if all of them are at hand;
     /// 0 stands for no event.
     pub(super) fn recent_changes(&self, range: (i64, i64)) -> Option<Vec<StateChange>> {

@@ -7,7 +7,7 @@ use std::{
 
 use super::{Answer, Result, timeline::Timeline};
 use crate::{
-    rooms::{State, StoredEvent, Viewer},
+    rooms::{Room, State, StoredEvent, Viewer},
     storage::{EventNid, StateKeyNid},
 };
 
@@ -43,10 +43,13 @@ impl Answer<'_> {
         let mut events = Vec::new();
         if filter.takes_room(&viewer.room().room_id) {
             let changes = self.load_changes(viewer, range).await?;
-            let changes = match filter.lazy_load_members {
+            let mut changes = match filter.lazy_load_members {
                 true => self.lazy_changes(viewer, range, changes, heroes).await?,
                 false => changes,
             };
+            if range.is_full && after.is_none() {
+                changes.extend(list_latecomers(room, range.timeline));
+            }
             let nids: Vec<EventNid> = changes.into_values().collect();
             let facts = viewer.room().facts();
             events = self.parts.rooms.events().load(facts, &nids).await?;
@@ -166,4 +169,19 @@ impl Answer<'_> {
             _ => self.state_at_end(viewer, range).await,
         }
     }
+}
+
+/// State events of a timeline that do not build upon what came before them: by the order of the graph they lie before
+/// the timeline, where other servers have them in the state. That a client finds them in both with its initial sync
+/// costs it nothing. (What forks changed is told apart.)
+fn list_latecomers(room: &Room, timeline: &Timeline) -> Changes {
+    let follows = |event: &StoredEvent, before: &StoredEvent| {
+        event.event.prev_events().any(|prev| prev == before.event.event_id())
+    };
+    let is_late = |event: &&Arc<StoredEvent>| {
+        let before = room.recent_before(event.ordering());
+        !event.is_forked() && before.is_some_and(|before| !follows(event, &before))
+    };
+    let late = timeline.events.iter().filter(|event| event.state_key_nid.is_some()).filter(is_late);
+    late.filter_map(|event| Some((event.state_key_nid?, event.nid))).collect()
 }

@@ -193,6 +193,36 @@ both_databases! {
         server_.stop().await;
     }
 
+    async fn what_came_by_a_fork_is_in_the_state_of_an_initial_sync(backend: Backend) {
+        let server_ = Server::start(backend).await;
+        let alice = server_.register("alice").await;
+        let rooms = &server_.app.rooms;
+        let (room, start) = enter(rooms, RoomVersion::V12, "late name").await;
+        let (mut bob, mut carol) = (start.clone(), start.clone());
+        for text in ["one", "two"] {
+            assert_eq!(receive(rooms, &room, &carol.message(CAROL, text)).await, Verdict::Accepted);
+        }
+        let name = bob.state(BOB, "m.room.name", "", json!({ "name": "late" }));
+        assert_eq!(receive(rooms, &room, &name).await, Verdict::Accepted);
+        bob.join_tips(&carol);
+        let left_out = bob.state(BOB, "org.example.left_out", "", json!({}));
+        assert_eq!(receive(rooms, &room, &left_out).await, Verdict::Accepted);
+        let timeline = json!({ "limit": 1, "not_types": ["org.example.left_out"] });
+        let path = format!("/_matrix/client/v3/user/{ALICE}/filter");
+        let filter = alice.post(&path, &json!({ "room": { "timeline": timeline } })).await.ok();
+        let filter = filter["filter_id"].as_str().unwrap();
+        let answer = alice.get(&format!("/_matrix/client/v3/sync?timeout=0&filter={filter}")).await.ok();
+        let joined = &answer["rooms"]["join"][room.room_id.as_str()];
+        let shown = joined["timeline"]["events"].as_array().unwrap();
+        assert_eq!(shown.len(), 1, "{joined}");
+        assert_eq!(shown[0]["event_id"], name.event_id().as_str());
+        let state = joined["state"]["events"].as_array().unwrap();
+        let named: Vec<&Value> = state.iter().filter(|event| event["type"] == "m.room.name").collect();
+        assert_eq!(named.len(), 1, "{joined}");
+        assert_eq!(named[0]["event_id"], name.event_id().as_str());
+        server_.stop().await;
+    }
+
     async fn forks_survive_a_restart_and_local_events_join_them(backend: Backend) {
         let server_ = Server::start(backend).await;
         let alice = server_.register("alice").await;
