@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId, ServerName, UserId};
+use ruma::{EventId, OwnedEventId, OwnedRoomId, OwnedUserId, ServerName, UserId};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -12,7 +12,7 @@ use crate::{
     encryption::EduError,
     ephemeral::{NewReceipt, PresenceState, ReceiptKind, RemotePresence},
     protocol::server_acl::is_server_allowed,
-    rooms::Room,
+    rooms::{Room, ordering_of_position},
     storage::{StorageError, WriteTx},
 };
 
@@ -61,7 +61,8 @@ type ReceiptContent = BTreeMap<OwnedRoomId, BTreeMap<String, BTreeMap<OwnedUserI
 struct UserReceipt {
     #[serde(default)]
     data: ReceiptData,
-    event_ids: Vec<OwnedEventId>,
+    /// One that is no event ID leaves the other receipts of the EDU alone.
+    event_ids: Vec<String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -162,14 +163,14 @@ impl Federation {
         receipt: UserReceipt,
     ) -> Result<(), StorageError> {
         let Some(event_id) = receipt.event_ids.into_iter().next() else { return Ok(()) };
-        let event = self.rooms().find_event(room, &event_id).await?;
-        let Some(event) = event.filter(|event| event.ordering() != 0) else { return Ok(()) };
+        let Ok(event_id) = OwnedEventId::try_from(event_id) else { return Ok(()) };
+        let Some(ordering) = self.find_read_place(room, &event_id).await? else { return Ok(()) };
         let new = NewReceipt {
             user_id,
             kind: ReceiptKind::Read,
             thread: receipt.data.thread_id.filter(|thread| thread.len() <= 255),
             event_id,
-            ordering: event.ordering(),
+            ordering,
             ts: receipt.data.ts.unwrap_or_else(|| self.clock().now_ms()),
         };
         let receipts = self.ephemeral().receipts.of_room(room).await?;
@@ -185,6 +186,21 @@ impl Federation {
             permit.submit(tx)
         };
         ticket.committed().await.map(drop)
+    }
+
+    /// The place in the room up to which a user of another server has read. An event that is not here may be on
+    /// its way from a third server, or lie in a gap: it counts as just behind what is here. None for an event
+    /// that nobody is shown.
+    async fn find_read_place(
+        &self,
+        room: &Room,
+        event_id: &EventId,
+    ) -> Result<Option<i64>, StorageError> {
+        Ok(match self.rooms().find_any_event(room, event_id).await? {
+            Some(event) if event.is_hidden() || event.ordering() == 0 => None,
+            Some(event) => Some(event.ordering()),
+            None => Some(ordering_of_position(room.head().latest_position) + 1),
+        })
     }
 
     async fn receive_presence(

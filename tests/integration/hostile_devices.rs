@@ -76,7 +76,7 @@ fn direct(from: &str, message_id: &str, user: &str, messages: Value) -> Value {
 }
 
 /// Has the peer send EDUs, in a transaction of this ID.
-async fn transmit(siege: &Siege, id: &str, edus: &[Value]) {
+pub async fn transmit(siege: &Siege, id: &str, edus: &[Value]) {
     let body =
         json!({ "origin": siege.peer.name, "origin_server_ts": 1, "pdus": [], "edus": edus });
     let path = format!("/_matrix/federation/v1/send/{id}");

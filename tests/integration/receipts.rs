@@ -8,13 +8,21 @@ use crate::{
         ephemeral, make_room, next_batch, read, receipt, register, reply, say, send, sync, wait_for,
     },
     harness::{Client, Server, to_response},
-    hostile_peers::Siege,
+    hostile_devices::transmit,
+    hostile_peers::{Siege, json_of},
 };
 
 /// The receipts of a kind for an event, as a sync from the beginning has them.
 async fn receipts(client: &Client, room: &str, kind: &str, event: &str) -> Value {
     let content = ephemeral(&sync(client, None).await, room, "m.receipt").unwrap_or_default();
     content[event][kind].clone()
+}
+
+/// Bob of another server has read up to an event.
+fn read_by_bob(siege: &Siege, event_id: &str) -> Value {
+    let read = json!({ "data": { "ts": 1_436_451_550_453_u64 }, "event_ids": [event_id] });
+    let content = json!({ siege.room.room_id.as_str(): { "m.read": { &siege.bob: read } } });
+    json!({ "edu_type": "m.receipt", "content": content })
 }
 
 both_databases! {
@@ -185,6 +193,41 @@ both_databases! {
                 break;
             }
         }
+        siege.server.stop().await;
+    }
+
+    async fn receipts_for_events_that_are_still_on_their_way_are_kept(backend: Backend) {
+        let mut siege = Siege::begin(backend).await;
+        let room = siege.room.room_id.to_string();
+        let earlier = say(&siege.alice, &room, "1").await;
+        siege.branch.catch_up(&siege.server.app.rooms, &siege.room).await;
+        let bob = siege.bob.clone();
+        let (coming, next) = (siege.branch.message(&bob, "2"), siege.branch.message(&bob, "3"));
+        let (coming_id, next_id) = (coming.event_id().as_str(), next.event_id().as_str());
+        transmit(&siege, "1", &[read_by_bob(&siege, coming_id)]).await;
+        let seen = receipts(&siege.alice, &room, "m.read", coming_id).await;
+        assert_eq!(seen[&siege.bob]["ts"], 1_436_451_550_453_u64);
+        // What he has read before takes nothing back, neither now nor when the event is here.
+        transmit(&siege, "2", &[read_by_bob(&siege, &earlier)]).await;
+        siege.peer.send(&siege.server, "3", &[json_of(&coming), json_of(&next)]).await;
+        transmit(&siege, "4", &[read_by_bob(&siege, &earlier)]).await;
+        let seen = receipts(&siege.alice, &room, "m.read", coming_id).await;
+        assert!(seen[&siege.bob].is_object(), "{seen}");
+        transmit(&siege, "5", &[read_by_bob(&siege, next_id)]).await;
+        assert!(receipts(&siege.alice, &room, "m.read", coming_id).await.is_null());
+        let seen = receipts(&siege.alice, &room, "m.read", next_id).await;
+        assert!(seen[&siege.bob].is_object(), "{seen}");
+        siege.server.stop().await;
+    }
+
+    async fn what_is_no_event_id_leaves_other_receipts_alone(backend: Backend) {
+        let siege = Siege::begin(backend).await;
+        let room = siege.room.room_id.as_str();
+        let event = say(&siege.alice, room, "1").await;
+        transmit(&siege, "1", &[read_by_bob(&siege, "no event"), read_by_bob(&siege, &event)]).await;
+        let content = ephemeral(&sync(&siege.alice, None).await, room, "m.receipt").unwrap();
+        let named: Vec<&String> = content.as_object().unwrap().keys().collect();
+        assert_eq!(named, [&event], "{content}");
         siege.server.stop().await;
     }
 }
