@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     protocol::{
-        authorisation::{authorise, list_auth_event_keys},
+        authorisation::{authorise, list_judging_keys},
         event::Event,
     },
     storage::{
@@ -170,8 +170,7 @@ impl Attempt<'_> {
         let mut states = self.head.states_after();
         states.push(placed.before.clone());
         let current = self.resolved(states)?;
-        let mut keys = list_auth_event_keys(self.rules, &*placed.event);
-        keys.push(("m.room.create".to_owned(), String::new()));
+        let keys = list_judging_keys(self.rules, &*placed.event);
         let mut found = Vec::with_capacity(keys.len());
         for (kind, state_key) in keys {
             let key = self.find_key(&kind, &state_key)?;

@@ -17,8 +17,7 @@ use super::{
 use crate::{
     protocol::{
         authorisation::{
-            AuthEvent, AuthRejection, authorise, check_auth_events, list_auth_event_keys,
-            may_redact,
+            AuthEvent, AuthRejection, authorise, check_auth_events, list_judging_keys, may_redact,
         },
         event::Event,
         power_levels::PowerLevels,
@@ -265,8 +264,7 @@ impl Rooms {
         event: &Event,
         state: &State,
     ) -> Result<FoundState, StorageError> {
-        let mut keys = list_auth_event_keys(room.rules, event);
-        keys.push(("m.room.create".to_owned(), String::new()));
+        let keys = list_judging_keys(room.rules, event);
         let mut found = Vec::with_capacity(keys.len());
         for (kind, state_key) in keys {
             if let Some(event) = self.find_in_state(room, state, &kind, &state_key).await? {

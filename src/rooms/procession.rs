@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     protocol::{
-        authorisation::{authorise, list_auth_event_keys},
+        authorisation::{authorise, list_judging_keys},
         event::Event,
     },
     storage::{self, EventNid, StorageError},
@@ -92,12 +92,10 @@ impl Rooms {
             if !is_judged || self.check_by_auth_events(room, event, &auth_events).await?.is_err() {
                 break;
             }
-            let mut keys = list_auth_event_keys(room.rules, &**event);
-            keys.push(("m.room.create".to_owned(), String::new()));
             followers.push(Follower {
                 event: Arc::clone(event),
                 auth_events: auth_events.iter().map(|auth| auth.nid).collect(),
-                keys,
+                keys: list_judging_keys(room.rules, &**event),
             });
         }
         Ok(followers)

@@ -178,10 +178,10 @@ fn list_latecomers(room: &Room, timeline: &Timeline) -> Changes {
     let follows = |event: &StoredEvent, before: &StoredEvent| {
         event.event.prev_events().any(|prev| prev == before.event.event_id())
     };
-    let is_late = |event: &&Arc<StoredEvent>| {
+    let is_late = |event: &StoredEvent| {
         let before = room.recent_before(event.ordering());
         !event.is_forked() && before.is_some_and(|before| !follows(event, &before))
     };
-    let late = timeline.events.iter().filter(|event| event.state_key_nid.is_some()).filter(is_late);
-    late.filter_map(|event| Some((event.state_key_nid?, event.nid))).collect()
+    let changes = timeline.events.iter().filter_map(|event| Some((event.state_key_nid?, event)));
+    changes.filter(|(_, event)| is_late(event)).map(|(key, event)| (key, event.nid)).collect()
 }

@@ -74,6 +74,17 @@ pub fn list_auth_event_keys(rules: &RoomRules, event: &impl Candidate) -> Vec<(S
     auth_event_keys(rules, event.kind(), event.sender(), event.state_key(), || event.read_content())
 }
 
+/// The keys of the state that the rules look at: those that the event names, and that of the create event, which
+/// from version 12 on is not named but still judges.
+pub fn list_judging_keys(rules: &RoomRules, event: &impl Candidate) -> Vec<(String, String)> {
+    let mut keys = list_auth_event_keys(rules, event);
+    let create = ("m.room.create".to_owned(), String::new());
+    if !keys.contains(&create) {
+        keys.push(create);
+    }
+    keys
+}
+
 /// Rules 2 and 3, checked once, when an event is received: `auth_events` are all the events that it
 /// names in its `auth_events`; `create` is, from version 12 on, the event that its room ID is the hash of.
 pub fn check_auth_events<'a>(

@@ -18,7 +18,9 @@ use std::{cell::OnceCell, sync::Arc};
 use ruma::{EventId, UserId};
 
 pub use self::{
-    auth_events::{AuthEvent, auth_event_keys, check_auth_events, list_auth_event_keys},
+    auth_events::{
+        AuthEvent, auth_event_keys, check_auth_events, list_auth_event_keys, list_judging_keys,
+    },
     candidate::Candidate,
     rejection::AuthRejection,
 };

@@ -7,7 +7,7 @@ use ruma::OwnedEventId;
 
 use super::{Case, Events, KnownEvent, Needs, UnconflictedState, Verdicts};
 use crate::protocol::{
-    authorisation::{authorise_with, list_auth_event_keys},
+    authorisation::{authorise_with, list_judging_keys},
     event::Event,
     power_levels::PowerLevels,
     room_version::RoomRules,
@@ -81,18 +81,12 @@ impl<'a> PartialState<'a> {
 
     /// The entries that the rules look at for an event.
     fn find_judges(&self, event: &Event) -> Judges {
-        let mut keys = list_auth_event_keys(self.rules, event);
-        for always in ["m.room.create", "m.room.power_levels"] {
-            if !keys.iter().any(|(kind, _)| kind == always) {
-                keys.push((always.to_owned(), String::new()));
-            }
-        }
         let view = View { state: self, event };
         let find = |(kind, state_key): (String, String)| {
             let judge = view.find(&kind, &state_key);
             ((kind, state_key), judge)
         };
-        Judges(keys.into_iter().map(find).collect())
+        Judges(list_judging_keys(self.rules, event).into_iter().map(find).collect())
     }
 }
 
